@@ -1,0 +1,187 @@
+"""The genes of a count matrix held against the genes of a model.
+
+Owns the refusals and warnings when the two do not fit, and the choice of the genes that a model
+trained on given matrices should know. The lookup itself is
+:meth:`scgp.cells.vocabulary.GeneVocabulary.match`.
+"""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+
+from scgp.cells.counts import CountMatrix
+from scgp.cells.nomenclature import protein_coding_genes
+from scgp.cells.vocabulary import GeneMatch, GeneVocabulary
+from scgp.errors import GeneError, ScgpWarning
+
+__all__ = [
+    "FEW_GENES",
+    "FEW_SHARE",
+    "GeneMatch",
+    "GeneVocabulary",
+    "match_genes",
+    "protein_coding_genes",
+    "training_genes",
+]
+
+# Below either, the answer rests on little: said in a warning.
+FEW_GENES = 200
+FEW_SHARE = 0.2
+
+BLOCK_ROWS = 2048
+
+_OTHER_SPECIES_ID = re.compile(r"ENS(?:[A-Z]{3,4})G\d{11}(?:\.\d+)?")
+_MOUSE_SYMBOL = re.compile(r"[A-Z][a-z]+[A-Za-z0-9.-]*|\d+[A-Z]\d+Rik")
+_HUMAN_ORTHOLOGUES = (
+    "scgp's checkpoint is human; map the genes to their human orthologues first "
+    "(Ensembl BioMart has the table)"
+)
+
+
+def match_genes(
+    counts: CountMatrix, vocabulary: GeneVocabulary, *, minimum: int = FEW_GENES
+) -> GeneMatch:
+    """Find the genes of a matrix in a vocabulary; say so where they do not fit.
+
+    Parameters
+    ----------
+    counts
+        The matrix; only its column names and ``var`` are read.
+    vocabulary
+        The genes of the model.
+    minimum
+        Warn when fewer different genes are found.
+
+    Returns
+    -------
+    The match. Columns of one gene keep the same token; their counts are summed by the tokenizer.
+
+    Raises
+    ------
+    GeneError
+        If there are no columns, no gene in common, or next to none and the names are another
+        species'.
+
+    Warns
+    -----
+    ScgpWarning
+        If fewer than ``minimum`` genes or less than a fifth of the names are found, and, once, if
+        several names are one gene.
+    """
+    names = [str(name) for name in counts.var_names]
+    if not names:
+        message = f"{counts.where} has no genes (0 columns); expected a matrix of cells by genes"
+        raise GeneError(message)
+    match = vocabulary.match(counts.var_names, counts.var)
+    species = _other_species(names)
+    if match.n_matched == 0 or (species and match.n_matched < FEW_SHARE * len(names)):
+        raise GeneError(_nothing_in_common(names, match, vocabulary, species))
+    if match.n_genes < minimum or match.n_matched < FEW_SHARE * len(names):
+        message = (
+            f"few genes in common: {match.n_matched} of {len(names)} names ({match.n_genes} "
+            f"genes) are among the model's {vocabulary.n_genes}; labels will be unsure. "
+            f"Unknown names: {_three(match.unmatched)}; the model's: {_ours(vocabulary)}"
+        )
+        warnings.warn(message, ScgpWarning, stacklevel=2)
+    if match.duplicated:
+        repeated = match.token_of_column[match.token_of_column >= 0]
+        n_genes = int((np.bincount(repeated) > 1).sum())
+        message = (
+            f"{len(match.duplicated)} names stand for {n_genes} genes, so their counts are "
+            f"summed: {_three(match.duplicated)}"
+        )
+        warnings.warn(message, ScgpWarning, stacklevel=2)
+    return match
+
+
+def training_genes(
+    count_matrices: Iterable[CountMatrix],
+    vocabulary: GeneVocabulary,
+    *,
+    min_sources: int = 2,
+    min_cells: int = 3,
+    always: Collection[str] = frozenset(),
+    measured: Iterable[GeneMatch] = (),
+) -> frozenset[str]:
+    """Choose the genes that a model trained on these matrices should know.
+
+    A gene counts as seen in a matrix when at least ``min_cells`` cells have it. It is chosen when
+    it is seen in ``min_sources`` sources, or in one source if it is in ``always``.
+
+    Parameters
+    ----------
+    count_matrices
+        The training matrices, each a source.
+    vocabulary
+        All genes there are, as :meth:`GeneVocabulary.from_tables` makes them without ``keep``.
+    min_sources
+        Sources that must have a gene.
+    min_cells
+        Cells of a source that must have a gene.
+    always
+        Ensembl ids for which one source is enough, for example :func:`protein_coding_genes`.
+    measured
+        Matches of sources that hold no counts (mean profiles); each gene in one counts as seen.
+
+    Returns
+    -------
+    Ensembl ids, to be passed as ``keep``.
+    """
+    sources: Counter[int] = Counter()
+    for counts in count_matrices:
+        sources.update(_seen(counts, vocabulary, min_cells))
+    for match in measured:
+        sources.update(set(match.token_of_column.tolist()) - {-1})
+    return frozenset(
+        str(vocabulary.ensembl[token])
+        for token, n_sources in sources.items()
+        if n_sources >= min_sources or vocabulary.ensembl[token] in always
+    )
+
+
+def _seen(counts: CountMatrix, vocabulary: GeneVocabulary, min_cells: int) -> set[int]:
+    token_V = vocabulary.match(counts.var_names, counts.var).token_of_column
+    cells_V = np.zeros(len(token_V), dtype=np.int64)
+    for start in range(0, counts.n_cells, BLOCK_ROWS):
+        block = counts.rows(start, start + BLOCK_ROWS)
+        cells_V += np.bincount(block.indices, minlength=len(token_V))
+    return set(token_V[(token_V >= 0) & (cells_V >= min_cells)].tolist())
+
+
+def _other_species(names: Sequence[str]) -> str:
+    """Return "mouse", "another species" or ""."""
+    ids = [name for name in names if _OTHER_SPECIES_ID.fullmatch(name)]
+    if 2 * len(ids) > len(names):
+        mouse = sum(name.startswith("ENSMUSG") for name in ids)
+        return "mouse" if 2 * mouse > len(ids) else "another species"
+    title_case = sum(_MOUSE_SYMBOL.fullmatch(name) is not None for name in names)
+    return "mouse" if 2 * title_case > len(names) else ""
+
+
+def _nothing_in_common(
+    names: Sequence[str], match: GeneMatch, vocabulary: GeneVocabulary, species: str
+) -> str:
+    few = f"only {match.n_matched} of {len(names)} names"
+    found = "no gene" if match.n_matched == 0 else few
+    message = (
+        f"{found} in common: the data has {_three(match.unmatched)} ({len(names)} names), "
+        f"the model has {_ours(vocabulary)} ({vocabulary.n_genes} genes). "
+    )
+    if species:
+        return f"{message}These look like {species} genes; {_HUMAN_ORTHOLOGUES}"
+    return (
+        f"{message}Put Ensembl ids or HGNC symbols in var_names, or in var['ensembl_id'] or "
+        "var['feature_name']"
+    )
+
+
+def _three(names: Sequence[str]) -> str:
+    return ", ".join(repr(str(name)) for name in names[:3])
+
+
+def _ours(vocabulary: GeneVocabulary) -> str:
+    pairs = zip(vocabulary.symbol[:3], vocabulary.ensembl[:3], strict=True)
+    return ", ".join(f"{symbol!r} ({gene})" for symbol, gene in pairs)

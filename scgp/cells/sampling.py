@@ -1,0 +1,185 @@
+"""Which cells a training step sees, and how they are altered; knows no network.
+
+Shape suffixes: N cells of the corpus, B cells of a batch, G genes, S sources.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from scgp.cells.corpus import Corpus
+from scgp.cells.tokens import TokenBatch, Tokenizer
+from scgp.errors import LabelError
+
+#: Shares of the genes that one batch may lose, one drawn at random.
+GENE_DROPOUT = (0.0, 0.2, 0.5, 0.8)
+#: How often a batch takes the gene set of another platform, and how often a cell is thinned.
+PLATFORM_RATE, THINNING_RATE = 0.25, 0.7
+#: A thinned cell keeps this share of its counts at least.
+LEAST_KEPT = 0.2
+#: A batch keeps at least this many genes.
+LEAST_GENES = 600
+#: Share of a cell's tokens that masked expression hides.
+HIDDEN_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training batch: tokens, and which rows of the corpus they are."""
+
+    tokens: TokenBatch
+    row_B: np.ndarray
+    class_B: np.ndarray
+    study_B: np.ndarray
+
+
+def balance(class_N: np.ndarray, study_N: np.ndarray, donor_N: np.ndarray) -> np.ndarray:
+    """Return the sampling probability of each cell.
+
+    A class of n cells is drawn in proportion to sqrt(n); within it, a study of m cells in
+    proportion to sqrt(m), and within that a donor likewise. Cells without a class get 0.
+    """
+    weight_N = np.where(class_N >= 0, 1.0, 0.0)
+    nested = [donor_N, study_N, np.zeros_like(class_N)]
+    key_N = class_N.astype(np.int64)
+    keys = []
+    for part_N in nested[::-1]:
+        key_N = np.unique(np.stack([key_N, part_N]), axis=1, return_inverse=True)[1].ravel()
+        keys.append(key_N)
+    for key_N in keys[::-1]:  # donors within studies first, then studies, then classes
+        total = np.bincount(key_N, weight_N)
+        size = np.bincount(key_N)
+        weight_N = weight_N / np.maximum(total[key_N], 1e-300) * np.sqrt(size[key_N])
+        weight_N[class_N < 0] = 0.0
+    if not weight_N.sum() > 0:
+        msg = "no cell has a label; training needs labelled cells (label_key)"
+        raise LabelError(msg)
+    return weight_N / weight_N.sum()
+
+
+@dataclass(frozen=True)
+class MaskedSample:
+    """Tokens with some values hidden, and what was hidden.
+
+    Half of the hidden tokens are expressed genes, half are genes that the cell does not express:
+    that a token is hidden says nothing of it.
+    """
+
+    tokens: TokenBatch
+    hidden_BL: np.ndarray
+    target_BL: np.ndarray
+
+
+class Sampler:
+    """Draw the batch of any step: the same seed and step give the same batch.
+
+    Parameters
+    ----------
+    corpus, class_N
+        What to draw from, and the class of each cell; cells without one (-1) are drawn for masked
+        expression only.
+    tokenizer
+        Makes the tokens.
+    batch_size, drawn_share
+        Cells of a batch, and the share of them drawn from profiles.
+    seed
+        Seed of all draws.
+    augment
+        Thin counts, drop genes, take other platforms' gene sets.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        class_N: np.ndarray,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        drawn_share: float,
+        seed: int,
+        augment: bool = True,
+    ) -> None:
+        self.corpus = corpus
+        self.class_N = class_N
+        self.tokenizer = tokenizer
+        n_drawn = round(batch_size * drawn_share) if corpus.drawn_N.any() else 0
+        self._quota = ((~corpus.drawn_N, batch_size - n_drawn), (corpus.drawn_N, n_drawn))
+        self.seed = seed
+        self.augment = augment
+        self._cumulative = [
+            np.cumsum(balance(np.where(of_N, class_N, -1), corpus.study_N, corpus.donor_N))
+            for of_N, n_cells in self._quota
+            if n_cells
+        ]
+        size_N = np.bincount(corpus.study_N)[corpus.study_N]
+        weight_N = np.where(corpus.drawn_N, 0.0, 1 / np.sqrt(size_N))
+        self._cumulative_any = np.cumsum(weight_N / weight_N.sum())
+
+    def batch(self, step: int) -> Sample:
+        """Return the batch of a step."""
+        rng = np.random.default_rng([self.seed, step])
+        sizes = [n_cells for _, n_cells in self._quota if n_cells]
+        row_B = np.concatenate(
+            [_pick(c, rng, n) for c, n in zip(self._cumulative, sizes, strict=True)]
+        )
+        tokens = self._tokens(self.corpus.count_NG[row_B].astype(np.float32), rng)
+        return Sample(tokens, row_B, self.class_N[row_B], self.corpus.study_N[row_B])
+
+    def masked_batch(self, step: int, n_cells: int) -> MaskedSample:
+        """Return cells of a step, labelled or not, with part of their expression hidden."""
+        rng = np.random.default_rng([self.seed, step, 1])
+        row_B = _pick(self._cumulative_any, rng, n_cells)
+        counts = self.corpus.count_NG[row_B].astype(np.float32)
+        return hide(self._tokens(counts, rng), self.tokenizer.n_genes, rng)
+
+    def _tokens(self, counts: sp.csr_matrix, rng: np.random.Generator) -> TokenBatch:
+        n_cells, n_genes = counts.shape
+        if not self.augment:
+            return self.tokenizer.tokenize(counts, np.arange(n_genes))
+        thin_B = rng.random(n_cells) < THINNING_RATE
+        keep_B = np.where(thin_B, rng.uniform(LEAST_KEPT, 1.0, n_cells), 1.0)
+        gene_keep_G = self._genes_to_keep(rng, n_genes)
+        seed = int(rng.integers(2**62))
+        return self.tokenizer.augment(counts, keep_B=keep_B, gene_keep_G=gene_keep_G, seed=seed)
+
+    def _genes_to_keep(self, rng: np.random.Generator, n_genes: int) -> np.ndarray:
+        keep_G = rng.random(n_genes) > rng.choice(GENE_DROPOUT)
+        if rng.random() < PLATFORM_RATE:
+            panel_G = self.corpus.measured_SG[rng.integers(len(self.corpus.measured_SG))]
+            both_G = keep_G & panel_G
+            keep_G = both_G if both_G.sum() >= LEAST_GENES else panel_G
+        return keep_G if keep_G.any() else np.ones(n_genes, dtype=bool)
+
+
+def _pick(cumulative: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
+    """Draw `n` positions with the probabilities that `cumulative` sums up."""
+    drawn = np.searchsorted(cumulative, rng.random(n), side="right")
+    return np.minimum(drawn, len(cumulative) - 1)
+
+
+def hide(tokens: TokenBatch, n_genes: int, rng: np.random.Generator) -> MaskedSample:
+    """Hide tokens: an expressed gene leaves the pooled view, or an unexpressed one takes its place.
+
+    Of each cell's tokens, `HIDDEN_SHARE` are hidden. Unexpressed genes are taken from what other
+    cells of the batch express, so that they are genes which the data measure.
+    """
+    B, L = tokens.gene_BL.shape
+    pool_cell_N = np.repeat(np.arange(B), np.diff(tokens.offset_B))
+    pool_key_N = pool_cell_N * np.int64(n_genes) + tokens.pool_gene_N  # sorted: cells, then genes
+    real_BL = tokens.gene_BL < n_genes
+    hidden_BL = (rng.random((B, L)) < HIDDEN_SHARE) & real_BL
+    cell_H, place_H = np.nonzero(hidden_BL)
+    swap_H = rng.random(len(cell_H)) < 0.5
+    other_H = tokens.pool_gene_N[rng.integers(max(len(pool_key_N), 1), size=len(cell_H))]
+    swap_H &= ~np.isin(cell_H * np.int64(n_genes) + other_H, pool_key_N)
+    gene_BL, target_BL = tokens.gene_BL.copy(), tokens.value_BL.copy()
+    stays = (cell_H[~swap_H], place_H[~swap_H])
+    hidden_key = stays[0] * np.int64(n_genes) + gene_BL[stays]
+    gene_BL[cell_H[swap_H], place_H[swap_H]] = other_H[swap_H]
+    target_BL[cell_H[swap_H], place_H[swap_H]] = 0.0
+    value_BL = np.where(hidden_BL, np.float32(0), tokens.value_BL)
+    seen_N = ~np.isin(pool_key_N, hidden_key)
+    pool_value_N = np.where(seen_N, tokens.pool_value_N, np.float32(0))
+    altered = replace(tokens, gene_BL=gene_BL, value_BL=value_BL, pool_value_N=pool_value_N)
+    return MaskedSample(altered, hidden_BL, target_BL)
