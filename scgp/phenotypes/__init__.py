@@ -1,0 +1,1 @@
+"""From a label to an ontology term, its text and its vector."""
