@@ -1,0 +1,1 @@
+"""The transformer, its losses and its saved form."""

@@ -1,0 +1,150 @@
+"""The settings of a model and of a training run, as strict JSON; knows no torch."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+from scgp.errors import ArgumentError, CheckpointError
+
+
+class _StrictConfig:
+    """A frozen dataclass that refuses fields it does not know and values of another type."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build the config from JSON values.
+
+        Raises
+        ------
+        CheckpointError
+            A field is missing, unknown or of another type.
+        """
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown, missing = set(values) - set(fields), set(fields) - set(values)
+        if unknown or missing:
+            msg = f"{cls.__name__}: unknown fields {sorted(unknown)}, missing {sorted(missing)}"
+            raise CheckpointError(msg)
+        for name, wanted in fields.items():
+            value = values[name]
+            fits = type(value) is wanted or (wanted is float and type(value) is int)
+            if not fits:
+                expected = getattr(wanted, "__name__", wanted)
+                msg = f"{cls.__name__}.{name} is {value!r}; expected {expected}"
+                raise CheckpointError(msg)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class ModelConfig(_StrictConfig):
+    """Shape of the network.
+
+    Parameters
+    ----------
+    n_genes
+        Genes of the vocabulary (G).
+    n_tokens
+        Most gene tokens a cell is given (L).
+    width
+        Width of the transformer (D).
+    n_layers, n_heads
+        Transformer blocks and attention heads; ``n_layers=0`` leaves the pooled view alone.
+    pool_width
+        Width of the gene table and of the pooled view (P).
+    embed_dim
+        Width of the cell embedding and of the joint cell-text space (E).
+    text_dim
+        Width of the text encoder's vectors.
+    dropout
+        Dropout in the blocks; twice as much after the pooled view.
+    """
+
+    n_genes: int
+    n_tokens: int = 64
+    width: int = 128
+    n_layers: int = 2
+    n_heads: int = 4
+    pool_width: int = 256
+    embed_dim: int = 128
+    text_dim: int = 384
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no network can have."""
+        sizes = ("n_genes", "n_tokens", "width", "n_heads", "pool_width", "embed_dim", "text_dim")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                msg = f"{name} is {getattr(self, name)}; expected at least 1"
+                raise ArgumentError(msg)
+        if self.width % self.n_heads:
+            msg = f"width {self.width} cannot be split over {self.n_heads} heads"
+            raise ArgumentError(msg)
+        if self.n_layers < 0 or not 0 <= self.dropout < 0.5:
+            msg = f"n_layers is {self.n_layers}, dropout {self.dropout}; expected >= 0 and 0 to 0.5"
+            raise ArgumentError(msg)
+
+
+@dataclass(frozen=True)
+class TrainConfig(_StrictConfig):
+    """Settings of a training run.
+
+    Parameters
+    ----------
+    pool_steps
+        Steps in which the pooled view is trained alone; it learns fast and cheaply, and the
+        transformer then starts from what it knows.
+    steps
+        Steps in which the whole network is trained, after `pool_steps`.
+    batch_size
+        Cells of a step; `drawn_share` of them are drawn from profiles, where there are any.
+    learning_rate, weight_decay
+        Of AdamW, with a one-cycle schedule in each phase.
+    drawn_share
+        Share of drawn cells in a batch.
+    masked_cells
+        Cells of a step whose expression is masked and predicted.
+    weight_text, weight_cell, weight_context, weight_masked
+        Weights of the losses: type slot against text, cells across studies, tissue and disease
+        slots against text, masked expression.
+    weight_below
+        Credit for terms below a cell's own in the text loss (:func:`scgp.model.losses.text_loss`).
+    seed
+        Seed of the network, of the sampling and of the augmentations.
+    """
+
+    pool_steps: int = 800
+    steps: int = 300
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    drawn_share: float = 0.3
+    masked_cells: int = 48
+    weight_text: float = 1.0
+    weight_cell: float = 1.0
+    weight_context: float = 0.1
+    weight_masked: float = 0.2
+    weight_below: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot train."""
+        if self.pool_steps < 0 or self.steps < 0 or self.pool_steps + self.steps < 1:
+            found = f"pool_steps is {self.pool_steps} and steps {self.steps}"
+            msg = f"{found}; expected at least 1 in all"
+            raise ArgumentError(msg)
+        if not 0 < self.weight_below <= 1:
+            msg = f"weight_below is {self.weight_below}; expected above 0 and at most 1"
+            raise ArgumentError(msg)
+        if self.batch_size < 2:
+            msg = f"batch_size is {self.batch_size}; a contrast needs at least 2 cells"
+            raise ArgumentError(msg)
+        if not 0 <= self.drawn_share < 1 or not 0 < self.learning_rate < math.inf:
+            msg = (
+                f"drawn_share is {self.drawn_share}, learning_rate {self.learning_rate}; "
+                "expected 0 <= drawn_share < 1 and a positive learning rate"
+            )
+            raise ArgumentError(msg)

@@ -1,0 +1,77 @@
+"""Settings: strict JSON, and shapes that cannot be are refused."""
+
+import json
+
+import pytest
+
+from scgp.errors import ArgumentError, CheckpointError
+from scgp.model.config import ModelConfig, TrainConfig
+
+
+@pytest.mark.parametrize("config", [ModelConfig(n_genes=7, dropout=0.0), TrainConfig(seed=3)])
+def test_round_trip_through_json(config):
+    again = type(config).from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+
+
+def test_fields_of_a_saved_config_are_pinned():
+    # A field that is added, dropped or renamed makes old checkpoints unreadable.
+    assert list(ModelConfig(n_genes=7).to_dict()) == [
+        "n_genes", "n_tokens", "width", "n_layers", "n_heads", "pool_width", "embed_dim",
+        "text_dim", "dropout",
+    ]  # fmt: skip
+
+
+def test_fields_more_or_less_are_refused_by_name():
+    values = ModelConfig(n_genes=7).to_dict()
+    with pytest.raises(CheckpointError, match=r"unknown fields \['flavour'\], missing \[\]"):
+        ModelConfig.from_dict({**values, "flavour": 1})
+    del values["width"]
+    with pytest.raises(CheckpointError, match=r"unknown fields \[\], missing \['width'\]"):
+        ModelConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("n_genes", 7.0), ("n_genes", "7"), ("n_genes", True), ("dropout", "0.1"), ("width", None)],
+)
+def test_values_of_another_type_are_refused(field, value):
+    values = ModelConfig(n_genes=7).to_dict() | {field: value}
+    with pytest.raises(CheckpointError, match=rf"ModelConfig.{field} is .*; expected (int|float)"):
+        ModelConfig.from_dict(values)
+
+
+def test_a_whole_number_passes_for_a_float():
+    values = ModelConfig(n_genes=7).to_dict() | {"dropout": 0}
+    assert ModelConfig.from_dict(values).dropout == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"n_genes": 0}, {"n_tokens": 0}, {"width": 0}, {"n_heads": 0}, {"pool_width": -1},
+        {"embed_dim": 0}, {"text_dim": 0}, {"n_heads": 3}, {"n_layers": -1}, {"dropout": 0.5},
+        {"dropout": -0.1}, {"dropout": float("nan")},
+    ],
+)  # fmt: skip
+def test_shapes_that_no_network_has_are_refused(changed):
+    with pytest.raises(ArgumentError, match=next(iter(changed)).removeprefix("n_")):
+        ModelConfig(**{"n_genes": 7, **changed})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"pool_steps": -1}, {"steps": -1}, {"pool_steps": 0, "steps": 0}, {"batch_size": 1},
+        {"drawn_share": 1.0}, {"drawn_share": -0.1}, {"learning_rate": 0.0},
+        {"learning_rate": float("nan")}, {"learning_rate": float("inf")},
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_train_are_refused(changed):
+    with pytest.raises(ArgumentError, match=next(iter(changed))):
+        TrainConfig(**changed)
+
+
+def test_one_phase_is_enough():
+    assert TrainConfig(pool_steps=0, steps=1).steps == 1
+    assert TrainConfig(pool_steps=1, steps=0).pool_steps == 1
