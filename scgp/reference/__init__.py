@@ -1,0 +1,1 @@
+"""What is already known: the reference index, its evidence and the decision."""

@@ -1,0 +1,94 @@
+"""What an index holds beside its vectors, checked: the same for one just built and one just read.
+
+The functions named ``*_fault`` return what is wrong in words, or nothing.
+
+Shapes: N reference cells, T labels, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scgp.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+# The arrays and texts of labels.npz that every index has.
+ARRAYS = {
+    "code_N": np.int32,
+    "study_N": np.int32,
+    "drawn_N": np.bool_,
+    "text_TD": np.float32,
+    "head_weight_TD": np.float32,
+    "head_bias_T": np.float32,
+}
+TEXTS = ("labels", "label_ids", "studies")
+# A unit vector in float32 is off by far less; more means that it is no unit vector.
+UNIT_SLACK = 1e-3
+
+
+def text_codes(values: Any, n_cells: int, what: str) -> tuple[NDArray[np.int32], list[str]]:
+    """Return the code of each value and the texts, sorted; a missing value is ``""``."""
+    given = pd.Series(values)
+    if len(given) != n_cells:
+        message = f"there are {len(given)} {what} for {n_cells} vectors, expected one each"
+        raise ArgumentError(message)
+    text_N = given.astype(object).where(given.notna().to_numpy(), "").astype(str)
+    code_N, names = pd.factorize(text_N.to_numpy(object), sort=True)
+    return code_N.astype(np.int32), names.tolist()
+
+
+def vector_fault(vectors_ND: NDArray[np.float32]) -> str:
+    """Look for vectors that are not finite or not of unit length."""
+    if vectors_ND.ndim != 2 or not vectors_ND.size:
+        return f"vectors have the shape {vectors_ND.shape}, expected (cells, width) and a cell"
+    norm_N = np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))
+    odd = np.flatnonzero(~(np.abs(norm_N - 1) <= UNIT_SLACK))
+    if not len(odd):
+        return ""
+    first = f"row {odd[0]} has {norm_N[odd[0]]:.4g}"
+    return f"{len(odd)} of {len(norm_N)} vectors are not of unit length ({first})"
+
+
+def array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Look for arrays of labels.npz that are missing or of another type."""
+    kinds = {name: np.dtype(kind) for name, kind in ARRAYS.items()}
+    odd = [name for name, kind in kinds.items() if name not in arrays or arrays[name].dtype != kind]
+    texts = [*TEXTS, *(["names_N"] if "names_N" in arrays else [])]
+    odd += [name for name in texts if name not in arrays or arrays[name].dtype.kind != "U"]
+    return f"lacks {', '.join(odd)}, or has them in another type" if odd else ""
+
+
+def content_fault(index: Any, *, n_cells: int, width: int) -> str:
+    """Look for contents of a `ReferenceIndex` that contradict each other."""
+    n_labels = len(index.labels)
+    expected = {
+        "label_ids": (n_labels,),
+        "code_N": (n_cells,),
+        "study_N": (n_cells,),
+        "drawn_N": (n_cells,),
+        "text_TD": (n_labels, *index.text_TD.shape[1:2]),
+        "head_weight_TD": (n_labels, width),
+        "head_bias_T": (n_labels,),
+        "names_N": (n_cells,),
+    }
+    for name, shape in expected.items():
+        value = getattr(index, name)
+        if value is not None and np.shape(value) != shape:
+            return f"{name} has the shape {np.shape(value)}, expected {shape}"
+    if not index.labels or index.labels != sorted(set(index.labels)):
+        return "labels are not sorted, each once"
+    for name, n_names in (("code_N", n_labels), ("study_N", len(index.studies))):
+        code_N = getattr(index, name)
+        if code_N.min() < 0 or code_N.max() >= n_names:
+            return f"{name} has codes from {code_N.min()} to {code_N.max()} for {n_names} names"
+    for name in ("text_TD", "head_weight_TD", "head_bias_T"):
+        if not np.isfinite(getattr(index, name)).all():
+            return f"{name} holds NaN or infinite values"
+    return ""

@@ -1,0 +1,346 @@
+"""From a posterior over labels to one answer per cell: a label, a broader term, or "unknown".
+
+Pure functions on arrays. Knows neither where the posterior comes from nor AnnData.
+
+Shapes: B cells, T labels of the reference, A terms (those of the labels and all their ancestors).
+
+The rule, for a threshold t:
+
+1. The leaf is the label of the highest expected worth (`worth`); with no weight on nearness, that
+   is the label of the highest probability. A label is rolled up: its descendants among the labels
+   count for it. If the leaf's rolled-up probability reaches t, it is the answer, or (where nearness
+   has no weight) the most specific label below it that alone has more than half (and t).
+2. Otherwise the answer is the most specific term, of all ancestors of all labels, whose rolled-up
+   probability reaches t and that says something (`says_something`).
+3. Otherwise the cell is "unknown".
+
+A cell unlike every reference cell can have no label of the reference, so 1 is left out, and 2 is
+narrowed to proper ancestors of the leaf that more labels than those of the leaf share and not
+every label: a term that all labels share has probability 1 whatever the cell is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scgp.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scgp.phenotypes.ontology import Ontology
+
+UNKNOWN = "unknown"
+STATUSES = ("labelled", "ancestor", "unknown", "empty")
+# A term above more than this share of the ontology names no kind of cell ("cell", 100 %,
+# "eukaryotic cell", 95 %; the next, "neural cell", has 32 %).
+GENERAL_SHARE = 0.5
+# Terms of CL that sort cells of all lineages by one trait: a back-off to them is true and tells
+# nothing. Neither their size nor their depth sets them apart from "epithelial cell".
+ONE_TRAIT = frozenset(
+    {
+        "CL:0000064",  # ciliated cell
+        "CL:0000080",  # circulating cell
+        "CL:0000151",  # secretory cell
+        "CL:0000183",  # contractile cell
+        "CL:0000211",  # electrically active cell
+        "CL:0000219",  # motile cell
+        "CL:0000225",  # anucleate cell
+        "CL:0000226",  # single nucleate cell
+        "CL:0000325",  # stuff accumulating cell
+        "CL:0000393",  # electrically responsive cell
+        "CL:0000404",  # electrically signaling cell
+        "CL:0000412",  # polyploid cell
+        "CL:0000413",  # haploid cell
+        "CL:0000424",  # excretory cell
+        "CL:0000630",  # supporting cell
+        "CL:0001034",  # cell in vitro
+        "CL:0001061",  # abnormal cell
+        "CL:0002242",  # nucleate cell
+        "CL:0002321",  # embryonic cell (metazoa)
+        "CL:0011026",  # progenitor cell
+        "CL:0011115",  # precursor cell
+    }
+)
+# Probabilities are sums of floats: what falls short by less than this reaches the threshold.
+SLACK = 1e-6
+MAJORITY = 0.5
+BLOCK = 8192
+
+
+Confidence = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _as_it_is(
+    mass: NDArray[np.float64],
+    nearest: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    return mass
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """One answer per cell; all arrays have length B.
+
+    ``label`` (str objects; None for an empty cell), ``ontology_id`` (str objects, "" where there
+    is none), ``confidence`` (float32: the rolled-up probability of the answer; 0 where there is
+    none), ``status`` (str objects, one of `STATUSES`), and the best label whatever became of it:
+    ``leaf`` (str objects, "" for an empty cell) and ``leaf_confidence`` (float32).
+    """
+
+    label: NDArray[np.object_]
+    ontology_id: NDArray[np.object_]
+    confidence: NDArray[np.float32]
+    status: NDArray[np.object_]
+    leaf: NDArray[np.object_]
+    leaf_confidence: NDArray[np.float32]
+
+
+def says_something(term_id: str, ontology: Ontology) -> bool:
+    """Whether a back-off to this term tells a reader what kind of cell it is."""
+    share = len(ontology.descendants(term_id)) / ontology.n_terms
+    return share <= GENERAL_SHARE and term_id not in ONE_TRAIT
+
+
+def roll_up(
+    posterior_BT: NDArray[np.floating[Any]], label_ids: Sequence[str], ontology: Ontology
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Sum a posterior up the ontology.
+
+    Parameters
+    ----------
+    label_ids
+        Term of each label, ``""`` where it has none; such labels count for no term.
+
+    Returns
+    -------
+    Probabilities B x A and the A ids: those of the labels and all their ancestors.
+    """
+    below_TA, term_ids = _labels_below(label_ids, ontology)
+    return posterior_BT.astype(np.float64) @ below_TA, term_ids
+
+
+def worth(label_ids: Sequence[str], ontology: Ontology, weight_near: float) -> NDArray[np.float64]:
+    """Return what the answer j is worth where label i is true (T x T).
+
+    1 if the answer is the label or a term below it, and ``weight_near`` times the share of
+    ancestors that the two have in common, so that a near answer counts more than a far one.
+    """
+    right_TT = ontology.relation(label_ids).astype(np.float64)
+    return right_TT + weight_near * ontology.soft_scores(label_ids)
+
+
+def _labels_below(
+    label_ids: Sequence[str], ontology: Ontology
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return which label counts for which term."""
+    term_ids = ontology.closure(label_ids)
+    is_ancestor = ontology.relation([*term_ids, *label_ids])
+    n_terms = len(term_ids)
+    below_TA: NDArray[np.bool_] = is_ancestor[:n_terms, n_terms:].T
+    return below_TA, term_ids
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What the decision on every cell needs of labels and ontology."""
+
+    below_TA: NDArray[np.bool_]  # label i counts for term j
+    below_TT: NDArray[np.bool_]  # label i counts for label j
+    deeper_TT: NDArray[np.bool_]  # label j lies below label i, and not the other way round
+    narrower_TA: NDArray[np.bool_]  # term j may answer for a novel cell whose leaf is label i
+    useful_A: NDArray[np.bool_]
+    worth_TT: NDArray[np.float64] | None  # of the answer j where label i is true
+    rank_A: NDArray[np.float64]  # the higher, the more specific; equal where equally so
+    rank_T: NDArray[np.float64]
+
+
+def _make_plan(
+    below_TA: NDArray[np.bool_],
+    term_ids: Sequence[str],
+    label_ids: Sequence[str],
+    ontology: Ontology,
+    weight_near: float,
+) -> _Plan:
+    below_TT = ontology.relation(label_ids).T
+    n_below_A = np.array([len(ontology.descendants(i)) for i in term_ids], int)
+    n_below_T = np.array([len(ontology.descendants(i)) if i else 0 for i in label_ids], int)
+    labels_A, labels_T = below_TA.sum(axis=0), below_TT.sum(axis=0)
+    shared_by_more_TA = labels_A > labels_T[:, None]
+    return _Plan(
+        below_TA=below_TA,
+        below_TT=below_TT,
+        deeper_TT=below_TT.T & ~below_TT,
+        narrower_TA=below_TA & shared_by_more_TA & (labels_A < len(label_ids)),
+        useful_A=np.array([says_something(i, ontology) for i in term_ids], bool),
+        worth_TT=worth(label_ids, ontology, weight_near) if weight_near else None,
+        rank_A=_dense_rank(-n_below_A),
+        rank_T=_dense_rank(-n_below_T),
+    )
+
+
+def _dense_rank(values: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    ranks: NDArray[np.float64] = np.unique(values, return_inverse=True)[1].astype(np.float64)
+    return ranks
+
+
+def _best(
+    rank_A: NDArray[np.float64], mass_BA: NDArray[np.float64], allowed_BA: NDArray[np.bool_]
+) -> NDArray[np.intp]:
+    """Return the most specific allowed column of each row, by mass where equal; -1 for none."""
+    if not mass_BA.shape[1]:
+        return np.full(len(mass_BA), -1)
+    order_BA = np.where(allowed_BA, rank_A + 0.999 * np.clip(mass_BA, 0, 1), -1.0)
+    return np.where(allowed_BA.any(axis=1), order_BA.argmax(axis=1), -1)
+
+
+class _Answers(NamedTuple):
+    """Codes of the answers: a label, else a term, else -1 in both."""
+
+    leaf_B: NDArray[np.intp]
+    leaf_mass_B: NDArray[np.float64]
+    label_B: NDArray[np.intp]
+    term_B: NDArray[np.intp]
+    mass_B: NDArray[np.float64]
+
+
+def _decide_block(
+    posterior_BT: NDArray[np.float64],
+    nearest_B: NDArray[np.float64],
+    novel_B: NDArray[np.bool_],
+    plan: _Plan,
+    *,
+    threshold: float,
+    confidence: Confidence,
+) -> _Answers:
+    cells = np.arange(len(posterior_BT))
+    mass_BT = confidence(posterior_BT @ plan.below_TT, nearest_B[:, None])
+    mass_BA = confidence(posterior_BT @ plan.below_TA, nearest_B[:, None])
+    worth_BT = posterior_BT if plan.worth_TT is None else posterior_BT @ plan.worth_TT
+    leaf_B = worth_BT.argmax(axis=1)
+    leaf_mass_B = mass_BT[cells, leaf_B]
+    sure_B = (leaf_mass_B >= threshold - SLACK) & ~novel_B
+    deeper_BT = plan.deeper_TT[leaf_B] & (mass_BT > max(threshold - SLACK, MAJORITY))
+    deeper_BT &= plan.worth_TT is None  # worth has weighed the depth already
+    deeper_B = _best(plan.rank_T, mass_BT, deeper_BT)
+    label_B = np.where(sure_B, np.where(deeper_B >= 0, deeper_B, leaf_B), -1)
+    broad_BA = (mass_BA >= threshold - SLACK) & plan.useful_A
+    broad_BA &= plan.narrower_TA[leaf_B] | ~novel_B[:, None]
+    term_B = np.where(sure_B, -1, _best(plan.rank_A, mass_BA, broad_BA))
+    mass_B = np.where(sure_B, mass_BT[cells, label_B], 0.0)
+    backed_off = np.flatnonzero(term_B >= 0)
+    mass_B[backed_off] = mass_BA[backed_off, term_B[backed_off]]
+    return _Answers(leaf_B, leaf_mass_B, label_B, term_B, mass_B)
+
+
+def decide(
+    posterior_BT: NDArray[np.floating[Any]],
+    labels: Sequence[str],
+    label_ids: Sequence[str],
+    ontology: Ontology,
+    novelty_B: NDArray[np.floating[Any]],
+    *,
+    threshold: float = 0.5,
+    novelty_threshold: float = -1.0,
+    empty_B: NDArray[np.bool_] | None = None,
+    weight_near: float = 0.0,
+    confidence: Confidence = _as_it_is,
+) -> Decision:
+    """Give every cell a label, a broader term, or "unknown".
+
+    Parameters
+    ----------
+    posterior_BT
+        Probabilities of the labels, rows sum to 1.
+    labels, label_ids
+        The T labels and their terms; ``""`` where a label has none, which is then answered only
+        by its own name.
+    novelty_B
+        Cosine of each cell to its nearest reference cell.
+    threshold
+        The probability that an answer needs.
+    novelty_threshold
+        Cells whose cosine is below it are unlike every reference cell.
+    empty_B
+        Cells without a count: no answer.
+    weight_near
+        Weight of nearness in the ontology when the leaf is chosen (`worth`).
+    confidence
+        Turns rolled-up probabilities and cosines to the nearest reference cell into calibrated
+        probabilities, which are what the threshold is held against.
+
+    Returns
+    -------
+    A `Decision`; the module's text says by which rule.
+
+    Raises
+    ------
+    ArgumentError
+        The threshold is no probability, or the sizes do not fit together.
+    """
+    n_cells, n_labels = len(posterior_BT), len(labels)
+    if not 0 <= threshold <= 1:
+        message = f"threshold is {threshold}, expected a probability between 0 and 1"
+        raise ArgumentError(message)
+    empty_B = np.zeros(n_cells, bool) if empty_B is None else np.asarray(empty_B, bool)
+    found = (np.shape(posterior_BT), len(label_ids), len(novelty_B), len(empty_B))
+    if found != ((n_cells, n_labels), n_labels, n_cells, n_cells) or not n_labels:
+        message = (
+            f"posterior, label ids, novelty and empty have the sizes {found}; expected those of "
+            f"{n_cells} cells and {n_labels} labels"
+        )
+        raise ArgumentError(message)
+    below_TA, term_ids = _labels_below(label_ids, ontology)
+    plan = _make_plan(below_TA, term_ids, label_ids, ontology, weight_near)
+    nearest_B = np.asarray(novelty_B, float)
+    novel_B = nearest_B < novelty_threshold
+    blocks = [
+        _decide_block(
+            np.asarray(posterior_BT[i : i + BLOCK], float),
+            nearest_B[i : i + BLOCK],
+            novel_B[i : i + BLOCK],
+            plan,
+            threshold=threshold,
+            confidence=confidence,
+        )
+        for i in range(0, max(n_cells, 1), BLOCK)
+    ]
+    answers = _Answers(*map(np.concatenate, zip(*blocks, strict=True)))
+    return _write_out(
+        answers, empty_B, labels=labels, label_ids=label_ids, term_ids=term_ids, ontology=ontology
+    )
+
+
+def _write_out(
+    answers: _Answers,
+    empty_B: NDArray[np.bool_],
+    *,
+    labels: Sequence[str],
+    label_ids: Sequence[str],
+    term_ids: Sequence[str],
+    ontology: Ontology,
+) -> Decision:
+    """Turn codes into names: labels, then terms, then "unknown", then nothing."""
+    own_name = dict(zip(reversed(label_ids), reversed(labels), strict=True))
+    term_names = [own_name.get(i) or ontology.label(i) for i in term_ids]
+    names = np.array([*labels, *term_names, UNKNOWN, None], object)
+    ids = np.array([*label_ids, *term_ids, "", ""], object)
+    n_labels, n_named = len(labels), len(labels) + len(term_ids)
+    code_B = np.where(answers.term_B >= 0, n_labels + answers.term_B, n_named)
+    code_B = np.where(answers.label_B >= 0, answers.label_B, code_B)
+    code_B = np.where(empty_B, n_named + 1, code_B)
+    kind_of_code = np.repeat([0, 1, 2, 3], [n_labels, len(term_ids), 1, 1])
+    leaf_code_B = np.where(empty_B, n_labels, answers.leaf_B)
+    return Decision(
+        label=names[code_B],
+        ontology_id=ids[code_B],
+        confidence=np.where(empty_B, 0, answers.mass_B).astype(np.float32),
+        status=np.array(STATUSES, object)[kind_of_code[code_B]],
+        leaf=np.array([*labels, ""], object)[leaf_code_B],
+        leaf_confidence=np.where(empty_B, 0, answers.leaf_mass_B).astype(np.float32),
+    )

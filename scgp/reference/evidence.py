@@ -1,0 +1,300 @@
+"""Evidence for labels: neighbours, text and a linear head, and how the three are fused.
+
+Pure functions on arrays, and `Fusion`, the numbers they are fused with. Knows neither files nor
+AnnData, nor what an ontology is (it sees the relation of labels as a matrix).
+
+Shapes: B cells, K neighbours, T labels, D width, N reference cells. A stream is a B x T matrix of
+probabilities; NaN in a column says that the stream knows nothing of that label.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from scgp.errors import ArgumentError, CheckpointError, LabelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+STREAMS = ("neighbour", "text", "head")
+# No stream may rule a label out alone: neighbours give an exact 0 to every label not among them.
+FLOOR = 1e-4
+MAX_WEIGHT = 20.0
+# Keeps weights finite where the held-out cells are few and all right.
+WEIGHT_L2 = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Fusion:
+    """How many neighbours, how sharp each stream, how much each counts, and when to call a cell.
+
+    ``k`` neighbours; temperatures divide cosines before the softmax; weights multiply the log
+    probabilities of the streams; ``weight_near`` is what nearness in the ontology counts when a
+    label is chosen. The confidence in a label is ``sigmoid(slope * logit(p) + slope_nearest * c +
+    offset)`` for its probability p and the cosine c to the nearest reference cell; a label needs a
+    confidence of ``threshold``; a cell whose c is below ``novelty_threshold`` is unlike all.
+    """
+
+    k: int = 30
+    temperature_neighbour: float = 0.05
+    temperature_text: float = 0.07
+    weight_neighbour: float = 0.4
+    weight_text: float = 0.4
+    weight_head: float = 0.4
+    threshold: float = 0.5
+    novelty_threshold: float = -1.0
+    weight_near: float = 0.0
+    slope: float = 1.0
+    slope_nearest: float = 0.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no answer can be made with."""
+        values = dataclasses.asdict(self)
+        whole = isinstance(self.k, int) and not isinstance(self.k, bool) and self.k >= 1
+        numbers = [value for name, value in values.items() if name != "k"]
+        real = all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
+        if (
+            not (whole and real)
+            or min(self.temperature_neighbour, self.temperature_text) <= 0
+            or min(self.weight_neighbour, self.weight_text, self.weight_head, self.weight_near) < 0
+            or not 0 <= self.threshold <= 1
+        ):
+            message = (
+                f"cannot fuse with {values}; expected k >= 1, temperatures > 0, weights >= 0 and a "
+                "threshold between 0 and 1"
+            )
+            raise ArgumentError(message)
+
+    def weight(self, stream: str) -> float:
+        """Return the weight of a stream."""
+        return float(getattr(self, f"weight_{stream}"))
+
+    def confidence(
+        self, mass: NDArray[np.floating[Any]], nearest: NDArray[np.floating[Any]]
+    ) -> NDArray[np.float64]:
+        """Return calibrated probabilities of probabilities and cosines (Platt scaling)."""
+        calibrated: NDArray[np.float64] = expit(
+            self.slope * log_odds(mass) + self.slope_nearest * nearest + self.offset
+        )
+        return calibrated
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Fusion:
+        """Read what `to_dict` gave; a field more or less is an error."""
+        expected = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != expected:
+            message = (
+                f"calibration has the fields {sorted(fields)}, expected {sorted(expected)}: it "
+                "was edited, or saved by another version"
+            )
+            raise CheckpointError(message)
+        return cls(**fields)
+
+
+def log_odds(mass: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the logit of probabilities, those of 0 and 1 held 1e-4 away."""
+    held: NDArray[np.float64] = logit(np.clip(np.asarray(mass, float), FLOOR, 1 - FLOOR))
+    return held
+
+
+def _softmax(logit_BT: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the softmax of each row; NaN columns stay NaN and take no share."""
+    shifted_BT = logit_BT - np.nanmax(logit_BT, axis=1, keepdims=True)
+    power_BT = np.exp(shifted_BT.astype(np.float64))
+    prob_BT: NDArray[np.float64] = power_BT / np.nansum(power_BT, axis=1, keepdims=True)
+    return prob_BT
+
+
+def neighbour_evidence(
+    similarity_BK: NDArray[np.floating[Any]],
+    code_BK: NDArray[np.integer[Any]],
+    n_labels: int,
+    *,
+    temperature: float,
+    weight_BK: NDArray[np.floating[Any]] | None = None,
+) -> NDArray[np.float64]:
+    """Return the share of each label among the neighbours of each cell.
+
+    Parameters
+    ----------
+    similarity_BK
+        Cosine to each neighbour.
+    code_BK
+        Label of each neighbour, 0 to ``n_labels`` - 1.
+    temperature
+        A neighbour votes with ``exp(cosine / temperature)``.
+    weight_BK
+        What each vote is multiplied by, such as one over the root of its label's cells.
+
+    Returns
+    -------
+    B x T, rows sum to 1. A row whose weights are all 0 is uniform.
+    """
+    n_cells = len(similarity_BK)
+    near_B1 = similarity_BK.max(axis=1, keepdims=True)
+    vote_BK = np.exp((similarity_BK - near_B1).astype(np.float64) / temperature)
+    if weight_BK is not None:
+        vote_BK = vote_BK * weight_BK
+    slot_BK = np.arange(n_cells)[:, None] * n_labels + code_BK
+    count = np.bincount(slot_BK.ravel(), vote_BK.ravel(), minlength=n_cells * n_labels)
+    vote_BT = count.reshape(n_cells, n_labels)
+    total_B1 = vote_BT.sum(axis=1, keepdims=True)
+    uniform_BT = np.full_like(vote_BT, 1 / n_labels)
+    return np.divide(vote_BT, total_B1, out=uniform_BT, where=total_B1 > 0)
+
+
+def text_evidence(
+    type_BD: NDArray[np.floating[Any]],
+    text_TD: NDArray[np.floating[Any]],
+    *,
+    temperature: float,
+) -> NDArray[np.float64]:
+    """Return the softmax over labels of the cosine between a cell's type slot and their texts.
+
+    Labels without text (a zero row) have NaN: the stream says nothing of them. Without any text
+    all are NaN.
+    """
+    logit_BT = type_BD @ text_TD.T / temperature
+    has_text_T = np.any(text_TD != 0, axis=1)
+    if not has_text_T.any():
+        return np.full(logit_BT.shape, np.nan)
+    return _softmax(np.where(has_text_T, logit_BT, np.nan))
+
+
+def head_evidence(
+    cell_BD: NDArray[np.floating[Any]],
+    weight_TD: NDArray[np.floating[Any]],
+    bias_T: NDArray[np.floating[Any]],
+) -> NDArray[np.float64]:
+    """Return the probabilities of the linear head."""
+    return _softmax(cell_BD @ weight_TD.T + bias_T)
+
+
+def _log_streams(streams: Mapping[str, NDArray[np.floating[Any]]]) -> NDArray[np.float64]:
+    """Return the floored log probabilities, S x B x T; NaN where a stream is silent."""
+    odd = sorted(set(streams) - set(STREAMS))
+    if odd or not streams:
+        message = f"streams are {sorted(streams)}, expected some of {STREAMS}"
+        raise ArgumentError(message)
+    shapes = {np.shape(stream) for stream in streams.values()}
+    if len(shapes) > 1:
+        message = f"streams have the shapes {sorted(shapes)}, expected one (cells x labels)"
+        raise ArgumentError(message)
+    return np.stack([np.log(streams[name].astype(np.float64) + FLOOR) for name in streams])
+
+
+def _combine(log_SBT: NDArray[np.float64], weight_S: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weighted sum over streams; a silent stream says what the others say on average.
+
+    A label on which all streams are silent has the floor.
+    """
+    heard_SBT = ~np.isnan(log_SBT)
+    heard_BT = np.einsum("s,sbt->bt", weight_S, heard_SBT)
+    sum_BT = np.einsum("s,sbt->bt", weight_S, np.where(heard_SBT, log_SBT, 0))
+    unheard_BT = np.full_like(sum_BT, np.log(FLOOR))
+    mean_BT = np.divide(sum_BT, heard_BT, out=unheard_BT, where=heard_BT > 0)
+    return mean_BT * weight_S.sum()
+
+
+def fuse(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> NDArray[np.float64]:
+    """Return one posterior over labels: softmax of the weighted sum of log probabilities.
+
+    Parameters
+    ----------
+    streams
+        ``"neighbour"``, ``"text"``, ``"head"``, or some of them, each B x T.
+
+    Returns
+    -------
+    B x T, rows sum to 1.
+
+    Examples
+    --------
+    >>> posterior = fuse({"head": np.array([[0.9, 0.1]])}, Fusion(weight_head=1.0))
+    >>> posterior.round(2).tolist()
+    [[0.9, 0.1]]
+    """
+    log_SBT = _log_streams(streams)
+    return _softmax(_combine(log_SBT, np.array([fusion.weight(name) for name in streams])))
+
+
+def _balance(code_B: NDArray[np.integer[Any]], group_B: NDArray[Any] | None) -> NDArray[np.float64]:
+    """Return cell weights: labels count the same, and groups the same within a label."""
+    group = (
+        np.zeros(len(code_B), int)
+        if group_B is None
+        else np.unique(group_B, return_inverse=True)[1]
+    )
+    pairs, pair_B = np.unique(np.stack([code_B, group]), axis=1, return_inverse=True)
+    pair_B = pair_B.ravel()
+    groups_of_label = np.bincount(pairs[0])
+    weight_B = 1 / (np.bincount(pair_B)[pair_B] * groups_of_label[code_B])
+    balanced_B: NDArray[np.float64] = weight_B / weight_B.sum()
+    return balanced_B
+
+
+def fit_fusion(
+    streams: Mapping[str, NDArray[np.floating[Any]]],
+    true_code_B: NDArray[np.integer[Any]],
+    ancestor_TT: NDArray[np.bool_],
+    *,
+    group_B: NDArray[Any] | None = None,
+    start: Fusion | None = None,
+) -> Fusion:
+    """Fit the weights of the streams to cells that the reference has not seen.
+
+    Minimises the mean of ``-log(sum of the posterior over the true label and its descendants)``,
+    plus a thousandth of the squared weights, by L-BFGS-B with weights from 0 to 20. Labels count
+    the same, and within a label its groups.
+
+    Parameters
+    ----------
+    streams
+        As in `fuse`, of cells of held-out donors or studies.
+    true_code_B
+        True label; negative where it is none of the T, and such cells are left out.
+    ancestor_TT
+        ``[i, j]``: label i is label j or an ancestor of it (`Ontology.relation`).
+    group_B
+        Donor or study of each cell.
+    start
+        Whose other fields are kept, and where the search begins.
+
+    Raises
+    ------
+    LabelError
+        No cell has a label of the reference.
+    """
+    start = start or Fusion()
+    known = np.flatnonzero(np.asarray(true_code_B) >= 0)
+    if not len(known):
+        message = "no held-out cell has a label of the reference, so no weights can be fitted"
+        raise LabelError(message)
+    code_B = np.asarray(true_code_B)[known]
+    log_SBT = _log_streams({name: stream[known] for name, stream in streams.items()})
+    right_BT = np.asarray(ancestor_TT, bool)[code_B]
+    balance_B = _balance(code_B, None if group_B is None else np.asarray(group_B)[known])
+
+    def loss(weight_S: NDArray[np.float64]) -> float:
+        posterior_BT = _softmax(_combine(log_SBT, weight_S))
+        right_B = (posterior_BT * right_BT).sum(axis=1)
+        return float(-balance_B @ np.log(right_B + 1e-12) + WEIGHT_L2 * weight_S @ weight_S)
+
+    first = np.array([start.weight(name) for name in streams])
+    bounds = [(0.0, MAX_WEIGHT)] * len(first)
+    fitted = minimize(loss, np.maximum(first, 0.05), method="L-BFGS-B", bounds=bounds)
+    weights = {f"weight_{name}": float(w) for name, w in zip(streams, fitted.x, strict=True)}
+    return Fusion.from_dict({**start.to_dict(), **weights})

@@ -1,0 +1,186 @@
+"""Fit how evidence is fused, and how sure an answer is, to cells of held-out studies.
+
+Shape suffixes: B held-out cells, T classes, S streams, F features.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from scgp.phenotypes.ontology import Ontology
+from scgp.reference.decision import worth
+from scgp.reference.evidence import STREAMS, Fusion, fuse, log_odds
+
+#: Shares of the streams that are tried (they sum to 1), their common scale, and the weights of
+#: nearness in the ontology.
+SHARES, SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), (0.6, 1.0)
+NEARNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+#: Cells less like the reference than this share of the held-out cells of known types are novel.
+NOVEL_SHARE = 0.01
+#: Strength of the prior that slopes and offset of the confidence are 0.
+_RIDGE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """What the streams say of cells whose study the network has not seen.
+
+    Attributes
+    ----------
+    streams
+        Evidence of each stream, B x T over all classes of the corpus.
+    nearest_B
+        Cosine to the nearest reference cell.
+    class_B
+        True class.
+    known_B
+        Whether the reference had the true class, or one below it.
+    study_B
+        Study; studies count the same.
+    """
+
+    streams: Mapping[str, np.ndarray]
+    nearest_B: np.ndarray
+    class_B: np.ndarray
+    known_B: np.ndarray
+    study_B: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence["HeldOut"]) -> "HeldOut":
+        """Put the cells of several folds together."""
+        streams = {name: np.concatenate([p.streams[name] for p in parts]) for name in STREAMS}
+        names = ("nearest_B", "class_B", "known_B", "study_B")
+        return cls(streams, *(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+
+
+def fit_answers(
+    cells: HeldOut,
+    *,
+    label_ids: Sequence[str],
+    ontology: Ontology,
+    start: Fusion | None = None,
+) -> Fusion:
+    """Choose weights by grid search, then scale the confidence, both on held-out studies.
+
+    The search maximises the sum of three means over studies: macro-F1 along the ontology, which
+    rewards a deep answer, plain macro-F1, which wants the term that the authors used, and the
+    soft score, which wants an answer near it.
+
+    Parameters
+    ----------
+    cells
+        Evidence on cells of held-out studies.
+    label_ids
+        Ontology id of each class, "" where it has none.
+    ontology
+        The Cell Ontology.
+    start
+        Whose other fields are kept.
+
+    Returns
+    -------
+    The fusion with fitted weights, nearness, confidence and novelty threshold.
+    """
+    scorer = Scorer(label_ids, ontology)
+    best, best_value = start or Fusion(), -np.inf
+    for shares in itertools.product(SHARES, repeat=len(STREAMS)):
+        if abs(sum(shares) - 1) > 1e-9:
+            continue
+        for scale in SCALES:
+            neighbour, text, head = (scale * share for share in shares)
+            fusion = dataclasses.replace(
+                best, weight_neighbour=neighbour, weight_text=text, weight_head=head
+            )
+            posterior_BT = fuse(cells.streams, fusion).astype(np.float32)
+            for near in NEARNESS:
+                leaf_B = (posterior_BT @ scorer.worth(near)).argmax(axis=1)
+                value = sum(scorer.mean_scores(leaf_B, cells.class_B, cells.study_B))
+                if value > best_value:
+                    best_value = value
+                    best = dataclasses.replace(fusion, weight_near=near)
+    known = cells.nearest_B[cells.known_B]
+    novelty = float(np.quantile(known, NOVEL_SHARE)) if len(known) else -1.0
+    best = dataclasses.replace(best, novelty_threshold=novelty)
+    return _scale_confidence(best, cells, scorer)
+
+
+class Scorer:
+    """Macro-F1 and soft score over classes, by the ontology-aware rule of the benchmark.
+
+    An answer is right when it is the true term or a term below it. A right answer counts for the
+    true term, another for the most specific true term of the study that it lies below.
+    """
+
+    def __init__(self, label_ids: Sequence[str], ontology: Ontology) -> None:
+        self.label_ids = label_ids
+        self.ontology = ontology
+        self.right_TT = ontology.relation(label_ids)
+        self.soft_TT = ontology.soft_scores(label_ids)
+        self.depth_T = np.array([len(ontology.ancestors(i)) if i else 1 for i in label_ids])
+        self._worth: dict[float, np.ndarray] = {}
+
+    def worth(self, near: float) -> np.ndarray:
+        """Return `decision.worth` in single precision, once for each weight."""
+        if near not in self._worth:
+            self._worth[near] = worth(self.label_ids, self.ontology, near).astype(np.float32)
+        return self._worth[near]
+
+    def mean_scores(
+        self, answer_B: np.ndarray, class_B: np.ndarray, study_B: np.ndarray
+    ) -> tuple[float, float, float]:
+        """Return the means over studies of macro-F1, plain macro-F1 and the soft score."""
+        f1, plain, soft = [], [], []
+        for study in np.unique(study_B):
+            rows = study_B == study
+            counted_B = self._counted(answer_B[rows], class_B[rows])
+            f1.append(self._macro_f1(counted_B, class_B[rows]))
+            plain.append(self._macro_f1(answer_B[rows], class_B[rows]))
+            soft.append(float(self.soft_TT[class_B[rows], answer_B[rows]].mean()))
+        return float(np.mean(f1)), float(np.mean(plain)), float(np.mean(soft))
+
+    def _counted(self, answer_B: np.ndarray, class_B: np.ndarray) -> np.ndarray:
+        """Return the class that each answer counts for; -1 for none of the study's."""
+        true_U = np.unique(class_B)
+        above_UB = self.right_TT[true_U][:, answer_B]
+        deepest_B = true_U[(above_UB * self.depth_T[true_U][:, None]).argmax(axis=0)]
+        other_B = np.where(above_UB.any(axis=0), deepest_B, -1)
+        counted_B: np.ndarray = np.where(self.right_TT[class_B, answer_B], class_B, other_B)
+        return counted_B
+
+    def _macro_f1(self, counted_B: np.ndarray, class_B: np.ndarray) -> float:
+        n_classes = len(self.label_ids)
+        hit_T = np.bincount(class_B[counted_B == class_B], minlength=n_classes)
+        said_T = np.bincount(counted_B[counted_B >= 0], minlength=n_classes)
+        was_T = np.bincount(class_B, minlength=n_classes)
+        return float((2 * hit_T / np.maximum(said_T + was_T, 1))[was_T > 0].mean())
+
+
+def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> Fusion:
+    """Fit the logistic map from a leaf's probability to how often it holds (Platt 1999).
+
+    A label holds where the true term is the label itself, one below it, or (authors' labels
+    differ in depth) one above it; it fails where the two lie on different branches.
+    """
+    posterior_BT = fuse(cells.streams, fusion)
+    leaf_B = (posterior_BT @ scorer.worth(fusion.weight_near)).argmax(axis=1)
+    mass_B = np.take_along_axis(posterior_BT @ scorer.right_TT.T, leaf_B[:, None], axis=1)[:, 0]
+    holds_B = scorer.right_TT[cells.class_B, leaf_B] | scorer.right_TT[leaf_B, cells.class_B]
+    holds_B = holds_B.astype(float)
+    feature_BF = np.stack([log_odds(mass_B), cells.nearest_B, np.ones(len(leaf_B))], axis=1)
+    _, code_B, size = np.unique(cells.study_B, return_inverse=True, return_counts=True)
+    weight_B = 1 / (size[code_B] * len(size))
+
+    def loss(slope_F: np.ndarray) -> tuple[float, np.ndarray]:
+        odds_B = feature_BF @ slope_F
+        value = weight_B @ (np.logaddexp(0, odds_B) - holds_B * odds_B)
+        slope = feature_BF.T @ (weight_B * (expit(odds_B) - holds_B))
+        return value + _RIDGE / 2 * slope_F @ slope_F, slope + _RIDGE * slope_F
+
+    bounds = [(0.0, None), (0.0, None), (None, None)]
+    fitted = minimize(loss, [1.0, 0.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds)
+    slope, slope_nearest, offset = map(float, fitted.x)
+    return dataclasses.replace(fusion, slope=slope, slope_nearest=slope_nearest, offset=offset)

@@ -1,0 +1,287 @@
+"""Three streams of evidence, their fusion, and the weights fitted for it."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scgp.errors import ArgumentError, CheckpointError, LabelError
+from scgp.reference import head
+from scgp.reference.evidence import (
+    FLOOR,
+    WEIGHT_L2,
+    Fusion,
+    fit_fusion,
+    fuse,
+    head_evidence,
+    neighbour_evidence,
+    text_evidence,
+)
+from scgp.reference.head import fit_head
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_stream(rng, n_cells=40, n_labels=4):
+    return rng.dirichlet(np.ones(n_labels), size=n_cells)
+
+
+def test_neighbours_vote_by_similarity():
+    similarity_BK = np.array([[0.9, 0.8, 0.8], [0.1, 0.1, 0.1]], np.float32)
+    code_BK = np.array([[2, 0, 0], [1, 1, 3]])
+    prob_BT = neighbour_evidence(similarity_BK, code_BK, 4, temperature=0.1)
+    near, far = 1.0, 2 * np.exp(-1.0)
+    np.testing.assert_allclose(
+        prob_BT, [[far / (near + far), 0, near / (near + far), 0], [0, 2 / 3, 0, 1 / 3]], rtol=1e-5
+    )
+
+
+def test_neighbour_weights_multiply_votes():
+    similarity_BK = np.full((2, 3), 0.5, np.float32)
+    code_BK = np.array([[0, 1, 1], [0, 1, 1]])
+    weight_BK = np.array([[2.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    prob_BT = neighbour_evidence(similarity_BK, code_BK, 2, temperature=0.1, weight_BK=weight_BK)
+    np.testing.assert_allclose(prob_BT, [[0.5, 0.5], [0.5, 0.5]])
+
+
+def test_a_sharp_temperature_leaves_the_nearest_alone_and_overflows_nowhere():
+    similarity_BK = np.array([[1.0, 0.99], [-1.0, -0.99]], np.float32)
+    prob_BT = neighbour_evidence(similarity_BK, np.array([[0, 1], [0, 1]]), 2, temperature=1e-4)
+    np.testing.assert_allclose(prob_BT, [[1, 0], [0, 1]], atol=1e-12)
+    similarity_BK = np.array([[-1.0, 1.0]], np.float32)
+    prob_BT = neighbour_evidence(similarity_BK, np.array([[0, 1]]), 2, temperature=1e-4)
+    np.testing.assert_array_equal(prob_BT, [[0, 1]])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**31), st.integers(1, 7), st.integers(1, 9), st.integers(1, 6))
+def test_every_stream_is_a_distribution(seed, n_cells, n_near, n_labels):
+    rng = np.random.default_rng(seed)
+    similarity_BK = np.sort(rng.uniform(-1, 1, (n_cells, n_near)).astype(np.float32))[:, ::-1]
+    code_BK = rng.integers(0, n_labels, (n_cells, n_near))
+    cell_BD, text_TD = unit(rng.normal(size=(n_cells, 5))), unit(rng.normal(size=(n_labels, 5)))
+    streams = {
+        "neighbour": neighbour_evidence(similarity_BK, code_BK, n_labels, temperature=0.05),
+        "text": text_evidence(cell_BD, text_TD, temperature=0.07),
+        "head": head_evidence(cell_BD, 20 * text_TD, rng.normal(size=n_labels)),
+    }
+    for stream in [*streams.values(), fuse(streams, Fusion())]:
+        assert stream.shape == (n_cells, n_labels)
+        assert (stream >= 0).all()
+        np.testing.assert_allclose(stream.sum(axis=1), 1, rtol=1e-9)
+
+
+def test_text_is_the_softmax_of_the_cosines():
+    cell_BD = np.array([[1, 0]], np.float32)
+    text_TD = np.array([[0.6, 0.8], [1, 0]], np.float32)
+    expected = np.exp(np.array([0.6, 1.0]) / 0.1)
+    prob_BT = text_evidence(cell_BD, text_TD, temperature=0.1)
+    np.testing.assert_allclose(prob_BT, [expected / expected.sum()], rtol=1e-5)
+
+
+def test_the_head_is_the_softmax_of_a_line():
+    logit_BT = np.array([[1.0, 2.0]]) @ np.array([[0.5, 0.0], [0.0, 0.25]]) + [0.3, -0.3]
+    prob_BT = head_evidence(
+        np.array([[1, 2]], np.float32), np.array([[0.5, 0], [0, 0.25]]), np.array([0.3, -0.3])
+    )
+    np.testing.assert_allclose(prob_BT, np.exp(logit_BT) / np.exp(logit_BT).sum(), rtol=1e-6)
+
+
+def test_a_label_without_text_is_neither_favoured_nor_ruled_out():
+    cell_BD = np.array([[1, 0]], np.float32)
+    text_TD = np.array([[1, 0], [0, 0], [0, 1]], np.float32)
+    text_BT = text_evidence(cell_BD, text_TD, temperature=0.1)
+    assert np.isnan(text_BT[:, 1]).all()
+    assert text_BT[0, 0] + text_BT[0, 2] == pytest.approx(1)
+    for p in (0.02, 0.98):
+        head_BT = np.array([[0.99 - p, p, 0.01]])
+        with_text = fuse({"head": head_BT, "text": text_BT}, Fusion(weight_head=1, weight_text=1))
+        assert with_text.argmax() == (1 if p > 0.5 else 0)
+
+
+def test_without_any_text_the_other_streams_decide_alone():
+    text_BT = text_evidence(np.ones((2, 3), np.float32), np.zeros((2, 3)), temperature=0.1)
+    assert np.isnan(text_BT).all()
+    head_BT = np.array([[0.8, 0.2], [0.3, 0.7]])
+    fused = fuse({"head": head_BT, "text": text_BT}, Fusion(weight_head=1, weight_text=1))
+    squared = (head_BT + FLOOR) ** 2
+    np.testing.assert_allclose(fused, squared / squared.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(fuse({"text": text_BT}, Fusion()), 0.5)
+
+
+def test_one_stream_of_weight_one_is_itself():
+    stream = random_stream(np.random.default_rng(0)) * 0.9 + 0.025
+    fused = fuse({"head": stream, "text": stream}, Fusion(weight_head=1.0, weight_text=0.0))
+    np.testing.assert_allclose(fused, stream, atol=1e-3)
+
+
+def test_no_stream_rules_a_label_out_alone():
+    certain = np.array([[1.0, 0.0]])
+    others = np.array([[0.001, 0.999]])
+    streams = {"neighbour": certain, "text": others, "head": others}
+    fused = fuse(streams, Fusion(weight_neighbour=1, weight_text=1, weight_head=1))
+    assert fused.argmax() == 1
+
+
+def test_fuse_refuses_what_it_does_not_know():
+    stream = np.full((2, 2), 0.5)
+    with pytest.raises(ArgumentError, match="expected some of"):
+        fuse({"astrology": stream}, Fusion())
+    with pytest.raises(ArgumentError, match="expected some of"):
+        fuse({}, Fusion())
+    with pytest.raises(ArgumentError, match="expected one"):
+        fuse({"head": stream, "text": stream[:1]}, Fusion())
+
+
+def make_streams(rng, n_cells=600, n_labels=4):
+    """A good stream, a noisy one and one that is wrong on purpose."""
+    code_B = np.arange(n_cells) % n_labels
+    truth = np.eye(n_labels)[code_B]
+    good = 0.35 * truth + 0.65 * random_stream(rng, n_cells, n_labels)
+    noisy = 0.15 * truth + 0.85 * random_stream(rng, n_cells, n_labels)
+    wrong = 0.3 * np.roll(truth, 1, axis=1) + 0.7 * random_stream(rng, n_cells, n_labels)
+    return {"neighbour": noisy, "text": wrong, "head": good}, code_B
+
+
+def mean_loss(streams, fusion, code_B):
+    squares = sum(fusion.weight(name) ** 2 for name in streams)
+    own_B = fuse(streams, fusion)[np.arange(len(code_B)), code_B]
+    return -np.log(own_B).mean() + WEIGHT_L2 * squares
+
+
+def test_fitted_weights_favour_the_good_stream_and_lower_the_loss():
+    streams, code_B = make_streams(np.random.default_rng(0))
+    start = Fusion(k=7, threshold=0.6)
+    fitted = fit_fusion(streams, code_B, np.eye(4, dtype=bool), start=start)
+    assert fitted.weight_head > fitted.weight_neighbour > fitted.weight_text == 0
+    assert (fitted.k, fitted.threshold) == (7, 0.6)
+    assert mean_loss(streams, fitted, code_B) < mean_loss(streams, start, code_B)
+    for name in ("head", "neighbour"):  # the fit is a minimum
+        for factor in (0.8, 1.25):
+            moved = dataclasses.replace(
+                fitted, **{f"weight_{name}": factor * getattr(fitted, f"weight_{name}")}
+            )
+            assert mean_loss(streams, moved, code_B) > mean_loss(streams, fitted, code_B)
+
+
+def test_a_descendant_of_the_true_label_counts_as_right():
+    rng = np.random.default_rng(1)
+    n_cells = 300
+    leaf_B = rng.integers(1, 3, n_cells)  # labels 1 and 2 lie below label 0; 3 stands apart
+    streams = {"head": 0.8 * np.eye(4)[leaf_B] + 0.2 * random_stream(rng, n_cells, 4)}
+    is_ancestor_TT = np.eye(4, dtype=bool)
+    is_ancestor_TT[0, 1:3] = True
+    coarse_B = np.zeros(n_cells, int)
+    assert fit_fusion(streams, coarse_B, is_ancestor_TT).weight_head > 1
+    assert fit_fusion(streams, coarse_B, np.eye(4, dtype=bool)).weight_head < 0.1
+
+
+def test_rare_labels_and_small_donors_count_as_much():
+    code_B = np.repeat([0, 1], [900, 30])
+    truth = np.eye(2)[code_B]
+    right_on_many = np.where(code_B[:, None] == 0, 0.8 * truth + 0.1, 0.9 - 0.8 * truth)
+    right_on_few = np.where(code_B[:, None] == 1, 0.8 * truth + 0.1, 0.9 - 0.8 * truth)
+    streams = {"head": right_on_many, "neighbour": right_on_few}
+    fitted = fit_fusion(streams, code_B, np.eye(2, dtype=bool))
+    assert fitted.weight_head == pytest.approx(fitted.weight_neighbour, abs=0.05)
+    donor_B = np.repeat(["large", "small"], [900, 30])
+    one_label_streams = {
+        "head": np.where(donor_B[:, None] == "large", [[0.9, 0.1]], [[0.1, 0.9]]),
+        "neighbour": np.where(donor_B[:, None] == "small", [[0.9, 0.1]], [[0.1, 0.9]]),
+    }
+    fitted = fit_fusion(
+        one_label_streams, np.zeros(930, int), np.eye(2, dtype=bool), group_B=donor_B
+    )
+    assert fitted.weight_head == pytest.approx(fitted.weight_neighbour, abs=0.05)
+
+
+def test_cells_whose_label_the_reference_lacks_are_left_out():
+    streams, code_B = make_streams(np.random.default_rng(3))
+    lost_B = np.where(np.arange(600) < 100, -1, code_B)
+    kept = {name: stream[100:] for name, stream in streams.items()}
+    eye = np.eye(4, dtype=bool)
+    assert fit_fusion(streams, lost_B, eye) == fit_fusion(kept, code_B[100:], eye)
+    with pytest.raises(LabelError, match="no held-out cell"):
+        fit_fusion(streams, np.full(600, -1), eye)
+
+
+def test_fusion_survives_json_and_is_strict():
+    fusion = Fusion(k=5, weight_text=0.1 + 0.2, threshold=0.7, novelty_threshold=0.35)
+    assert Fusion.from_dict(json.loads(json.dumps(fusion.to_dict()))) == fusion
+    for fields in ({**fusion.to_dict(), "magic": 1}, {"k": 5}):
+        with pytest.raises(CheckpointError, match="expected"):
+            Fusion.from_dict(fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"k": 0},
+        {"k": 2.5},
+        {"k": True},
+        {"temperature_text": 0.0},
+        {"temperature_neighbour": -1.0},
+        {"weight_head": -0.1},
+        {"weight_head": float("nan")},
+        {"threshold": 1.5},
+        {"threshold": "high"},
+        {"novelty_threshold": float("inf")},
+    ],
+)
+def test_fusion_refuses_impossible_numbers(fields):
+    with pytest.raises(ArgumentError, match="expected k >= 1"):
+        Fusion(**fields)
+
+
+def clusters(rng, sizes, width=8):
+    centre_TD = rng.normal(size=(len(sizes), width))
+    code_N = np.repeat(np.arange(len(sizes)), sizes)
+    return unit(centre_TD[code_N] + 0.3 * rng.normal(size=(len(code_N), width))), code_N
+
+
+def test_the_head_learns_and_repeats():
+    vector_ND, code_N = clusters(np.random.default_rng(0), [500, 60, 40])
+    weight_TD, bias_T = fit_head(vector_ND, code_N, 3)
+    prob_NT = head_evidence(vector_ND, weight_TD, bias_T)
+    assert (prob_NT.argmax(axis=1) == code_N).mean() > 0.98
+    again_TD, again_T = fit_head(vector_ND, code_N, 3)
+    np.testing.assert_array_equal(weight_TD, again_TD)
+    np.testing.assert_array_equal(bias_T, again_T)
+    other_TD, _ = fit_head(vector_ND, code_N, 3, seed=1)
+    assert not np.array_equal(weight_TD, other_TD)
+
+
+def test_the_gradient_of_the_head_is_that_of_its_loss():
+    rng = np.random.default_rng(0)
+    vector_ND, code_N = clusters(rng, [6, 5, 4], width=3)
+    share_N, at = rng.dirichlet(np.ones(15)), rng.normal(size=12)
+    rest = (vector_ND, code_N, share_N, 0.3)
+    _, slope = head._loss(at, *rest)
+    steps = 1e-2 * np.eye(12)
+    numeric = [
+        (head._loss(at + step, *rest)[0] - head._loss(at - step, *rest)[0]) / 2e-2 for step in steps
+    ]
+    np.testing.assert_allclose(slope, numeric, atol=1e-3)
+
+
+def test_the_head_counts_labels_the_same():
+    rng = np.random.default_rng(0)
+    vector_ND = unit(rng.normal(size=(330, 3)) * [0.1, 1, 1] + [2.0, 0, 0])
+    code_N = np.repeat([0, 1], [300, 30])  # nothing tells them apart
+    prob_NT = head_evidence(vector_ND, *fit_head(vector_ND, code_N, 2, l2=1.0))
+    np.testing.assert_allclose(prob_NT.mean(axis=0), 0.5, atol=0.05)
+
+
+def test_the_head_of_one_label_and_of_a_label_without_cells():
+    vector_ND, _ = clusters(np.random.default_rng(0), [5])
+    weight_TD, bias_T = fit_head(vector_ND, np.zeros(5, int), 1)
+    np.testing.assert_allclose(head_evidence(vector_ND, weight_TD, bias_T), 1)
+    weight_TD, bias_T = fit_head(vector_ND, np.full(5, 1), 3)
+    prob_NT = head_evidence(vector_ND, weight_TD, bias_T)
+    assert np.isfinite(prob_NT).all()
+    assert (prob_NT[:, 1] >= prob_NT[:, 0]).all()

@@ -1,0 +1,178 @@
+"""Fusion weights and confidence, fitted to evidence whose truth is known.
+
+Shape suffixes: B held-out cells, T classes.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.scores import counted_as, macro_f1, soft_scores
+from scgp.phenotypes.ontology import Ontology
+from scgp.reference.evidence import STREAMS, Fusion, fuse
+from scgp.reference.fitting import HeldOut, Scorer, fit_answers
+
+# T cell > CD4, CD8; B cell; monocyte > classical monocyte; endothelial; a label that is no term
+IDS = [
+    "CL:0000084", "CL:0000115", "CL:0000236", "CL:0000576", "CL:0000624", "CL:0000625",
+    "CL:0000860", "",
+]  # fmt: skip
+LEAVES = [1, 2, 4, 5, 6]
+CL = Ontology("CL")
+
+
+def make_cells(informative, n_cells=600, seed=0, sharpness=3.0):
+    """Evidence that is noise in all streams but one; three studies of other sizes."""
+    rng = np.random.default_rng(seed)
+    class_B = rng.choice(LEAVES, n_cells)
+    streams = {}
+    for name in STREAMS:
+        logit_BT = rng.normal(0, 1.5, (n_cells, len(IDS)))
+        if name == informative:
+            logit_BT[np.arange(n_cells), class_B] += sharpness
+        power_BT = np.exp(logit_BT)
+        streams[name] = power_BT / power_BT.sum(axis=1, keepdims=True)
+    study_B = rng.choice(3, n_cells, p=[0.6, 0.3, 0.1])
+    return HeldOut(streams, rng.uniform(0.5, 1, n_cells), class_B, np.ones(n_cells, bool), study_B)
+
+
+def fit(cells, **options):
+    return fit_answers(cells, label_ids=IDS, ontology=CL, **options)
+
+
+@pytest.mark.parametrize("informative", STREAMS)
+def test_the_informative_stream_is_found(informative):
+    fusion = fit(make_cells(informative))
+    weights = {name: fusion.weight(name) for name in STREAMS}
+    best = weights.pop(informative)
+    assert best >= 3 * max(weights.values())
+
+
+def test_two_streams_that_tell_different_things_are_both_used():
+    cells = make_cells("text")
+    other = make_cells("head", seed=0)
+    np.testing.assert_array_equal(cells.class_B, other.class_B)
+    streams = {**cells.streams, "head": other.streams["head"]}
+    fusion = fit(dataclasses.replace(cells, streams=streams))
+    assert min(fusion.weight_text, fusion.weight_head) > 0
+    assert fusion.weight_neighbour < min(fusion.weight_text, fusion.weight_head)
+
+
+def answers(cells, fusion):
+    """Leaf, whether it is right, and confidence, by the rule that annotate() follows."""
+    scorer = Scorer(IDS, CL)
+    posterior_BT = fuse(cells.streams, fusion)
+    leaf_B = (posterior_BT @ scorer.worth(fusion.weight_near)).argmax(axis=1)
+    mass_B = (posterior_BT * scorer.right_TT[leaf_B]).sum(axis=1)
+    right_B = scorer.right_TT[cells.class_B, leaf_B]
+    return leaf_B, right_B, fusion.confidence(mass_B, cells.nearest_B)
+
+
+@pytest.mark.parametrize("sharpness", [1.5, 3.0])
+def test_confidence_is_how_often_an_answer_is_right(sharpness):
+    fusion = fit(make_cells("head", 6000, sharpness=sharpness))
+    fresh = make_cells("head", 6000, seed=1, sharpness=sharpness)
+    _, right_B, confidence_B = answers(fresh, fusion)
+    assert 0.3 < right_B.mean() < 0.99
+    order = confidence_B.argsort()
+    for part in np.array_split(order, 5):
+        assert confidence_B[part].mean() == pytest.approx(right_B[part].mean(), abs=0.08)
+    assert right_B[order[-1200:]].mean() > right_B[order[:1200]].mean() + 0.1
+
+
+def test_likeness_to_the_reference_counts_where_it_tells():
+    rng = np.random.default_rng(3)
+    cells = make_cells("head", 2000)
+    _, right_B, _ = answers(cells, Fusion(weight_neighbour=0, weight_text=0, weight_head=1))
+    nearest_B = np.where(right_B, 0.9, 0.4) + rng.normal(0, 0.15, 2000)
+    with_it = fit(dataclasses.replace(cells, nearest_B=nearest_B))
+    assert with_it.slope_nearest > 3 * max(fit(cells).slope_nearest, 0.3)
+    assert with_it.slope > 0
+
+
+def test_novelty_is_the_first_percentile_of_known_cells():
+    cells = make_cells("head", 1000)
+    known_B = np.arange(1000) % 4 > 0
+    nearest_B = np.where(known_B, np.linspace(0.5, 0.9, 1000), -0.9)
+    fusion = fit(dataclasses.replace(cells, known_B=known_B, nearest_B=nearest_B))
+    assert fusion.novelty_threshold == pytest.approx(np.quantile(nearest_B[known_B], 0.01))
+    none = fit(dataclasses.replace(cells, known_B=np.zeros(1000, bool)))
+    assert none.novelty_threshold == -1
+
+
+def test_other_fields_are_kept_and_the_fit_is_reproducible():
+    cells = make_cells("text", 200)
+    start = Fusion(k=7, temperature_text=0.2, threshold=0.6)
+    fusion = fit(cells, start=start)
+    assert (fusion.k, fusion.temperature_text, fusion.threshold) == (7, 0.2, 0.6)
+    assert fit(cells, start=start) == fusion
+
+
+def test_studies_count_the_same_whatever_their_size():
+    """Text is right in the large study, the head in the two small ones."""
+    text, head = make_cells("text", 900), make_cells("head", 900)
+    study_B = np.repeat([0, 1, 2], [800, 50, 50])
+    in_large_B1 = (study_B == 0)[:, None]
+    streams = {
+        "neighbour": text.streams["neighbour"],
+        "text": np.where(in_large_B1, text.streams["text"], head.streams["text"]),
+        "head": np.where(in_large_B1, text.streams["head"], head.streams["head"]),
+    }
+    cells = dataclasses.replace(text, streams=streams, study_B=study_B)
+    fusion = fit(cells)
+    assert fusion.weight_head > fusion.weight_text
+
+
+@pytest.mark.parametrize("n_classes", [1, 2])
+def test_few_classes_and_one_study_are_fitted(n_classes):
+    cells = make_cells("head", 50)
+    class_B = np.arange(50) % n_classes + 1
+    fusion = fit(dataclasses.replace(cells, class_B=class_B, study_B=np.zeros(50, int)))
+    assert np.isfinite(list(fusion.to_dict().values())).all()
+
+
+def test_parts_are_joined_in_order():
+    a, b = make_cells("text", 5), make_cells("head", 4, seed=1)
+    joined = HeldOut.join([a, b])
+    np.testing.assert_array_equal(joined.class_B, [*a.class_B, *b.class_B])
+    np.testing.assert_array_equal(joined.nearest_B, [*a.nearest_B, *b.nearest_B])
+    np.testing.assert_array_equal(joined.streams["head"][5:], b.streams["head"])
+
+
+def by_benchmark(ids, answer_B, class_B, study_B):
+    def ancestors(term):
+        return CL.ancestors(term) if CL.is_term(term) else frozenset([term])
+
+    names = np.array([name or "no term" for name in ids], dtype=object)
+    f1, plain, soft = [], [], []
+    for study in np.unique(study_B):
+        true, said = names[class_B[study_B == study]], names[answer_B[study_B == study]]
+        f1.append(macro_f1(true, counted_as(true, said, ancestors)))
+        plain.append(macro_f1(true, said))
+        soft.append(soft_scores(true, said, ancestors).mean())
+    return np.mean(f1), np.mean(plain), np.mean(soft)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**31), st.integers(1, 40))
+def test_scores_are_those_of_the_benchmark(seed, n_cells):
+    rng = np.random.default_rng(seed)
+    answer_B, class_B = rng.integers(0, len(IDS), (2, n_cells))
+    study_B = rng.integers(0, 3, n_cells)
+    found = Scorer(IDS, CL).mean_scores(answer_B, class_B, study_B)
+    assert found == pytest.approx(by_benchmark(IDS, answer_B, class_B, study_B), abs=1e-6)
+
+
+def test_depth_counts_all_ancestors_as_the_benchmark_does():
+    # a Kupffer cell is below both; the deeper of the two is told by all of its ancestors
+    ids = ["CL:0000091", "CL:0000113", "CL:0000766"]
+    answer_B, class_B, study_B = np.array([0, 1, 2]), np.array([1, 1, 2]), np.zeros(3, int)
+    found = Scorer(ids, CL).mean_scores(answer_B, class_B, study_B)
+    assert found == pytest.approx(by_benchmark(ids, answer_B, class_B, study_B), abs=1e-6)
