@@ -1,0 +1,204 @@
+"""Fit fusion weights and thresholds on held-out studies; make the index that a model ships with.
+
+Shape suffixes: N cells of the corpus, B held-out cells, T classes of the corpus, E width of the
+joint space.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
+
+from scgp.cells.corpus import Corpus
+from scgp.embed import CellVectors, embed_rows
+from scgp.errors import ScgpWarning
+from scgp.model.checkpoint import Model
+from scgp.objective import TermTable
+from scgp.phenotypes.ontology import Ontology
+from scgp.reference.answer import streams_of
+from scgp.reference.evidence import STREAMS, Fusion
+from scgp.reference.fitting import HeldOut, fit_answers
+from scgp.reference.index import ReferenceIndex
+
+logger = logging.getLogger(__name__)
+
+#: Folds of studies for calibration.
+N_FOLDS = 3
+#: Cells of a class and study that stand in the index, and in the held-out evidence.
+CELLS_IN_INDEX, CELLS_HELD_OUT = 150, 60
+#: Cells drawn from each profile for the index.
+DRAWN_IN_INDEX = 3
+
+
+def calibrate(
+    corpus: Corpus,
+    types: TermTable,
+    *,
+    fit: Callable[[Corpus, TermTable], Model],
+    seed: int,
+) -> Fusion:
+    """Fit how evidence is fused and when it suffices, on studies held out in turn.
+
+    Parameters
+    ----------
+    corpus, types
+        Training cells and their classes.
+    fit
+        Trains a model on part of a corpus.
+    seed
+        Seed of the choice of cells.
+
+    Returns
+    -------
+    The fusion; the default one, with a warning, where nothing can be held out.
+    """
+    group_N = independent_groups(corpus, types.cell_N)
+    n_groups = int(group_N.max(initial=-1)) + 1
+    if n_groups < 2:
+        warnings.warn(
+            "all labelled cells come from one donor: confidence cannot be calibrated on held-out "
+            "donors, and default weights are kept",
+            ScgpWarning,
+            stacklevel=3,
+        )
+        return Fusion()
+    fold_of_group = _folds(group_N, min(N_FOLDS, n_groups))
+    parts = []
+    for fold in range(min(N_FOLDS, n_groups)):
+        held_N = (group_N >= 0) & (fold_of_group[np.maximum(group_N, 0)] == fold)
+        parts.append(_held_out(corpus, types, held_N, fit=fit, seed=seed))
+    return fit_answers(HeldOut.join(parts), label_ids=term_ids(types), ontology=Ontology("CL"))
+
+
+def independent_groups(corpus: Corpus, class_N: np.ndarray) -> np.ndarray:
+    """Return groups of cells that share neither study nor donor; -1 for unlabelled and drawn cells.
+
+    With one study, donors are the groups.
+    """
+    labelled = np.flatnonzero((class_N >= 0) & ~corpus.drawn_N)
+    study, donor = corpus.study_N[labelled], corpus.donor_N[labelled]
+    if len(np.unique(study)) > 1:
+        n_nodes = int(corpus.study_N.max()) + 1 + int(corpus.donor_N.max()) + 1
+        edges = (np.ones(len(study)), (study, donor + int(corpus.study_N.max()) + 1))
+        graph = sp.coo_matrix(edges, shape=(n_nodes, n_nodes))
+        part = connected_components(graph, directed=False)[1][study]
+    else:
+        part = donor
+    group_N = np.full(corpus.n_cells, -1)
+    group_N[labelled] = np.unique(part, return_inverse=True)[1]
+    return group_N
+
+
+def _folds(group_N: np.ndarray, n_folds: int) -> np.ndarray:
+    """Deal groups to folds, the largest first, each to the smallest fold (by root of size)."""
+    size = np.sqrt(np.bincount(group_N[group_N >= 0]))
+    load, fold_of = np.zeros(n_folds), np.zeros(len(size), dtype=int)
+    for group in np.argsort(-size, kind="stable"):
+        fold_of[group] = load.argmin()
+        load[fold_of[group]] += size[group]
+    return fold_of
+
+
+def _held_out(
+    corpus: Corpus,
+    types: TermTable,
+    held_N: np.ndarray,
+    *,
+    fit: Callable[[Corpus, TermTable], Model],
+    seed: int,
+) -> HeldOut:
+    """Train without some studies, and ask the streams about them."""
+    kept = np.flatnonzero(~held_N)
+    part, part_types = corpus.part(kept), types.part(kept)
+    model = fit(part, part_types)
+    index = reference_of(model, part, part_types, seed=seed, use_tokens=False)
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(held_N & (types.cell_N >= 0))
+    rows = rows[_capped(types.cell_N[rows], corpus.study_N[rows], CELLS_HELD_OUT, rng)]
+    vectors = _embed(model, corpus.count_NG[rows], use_tokens=False)
+    streams, nearest_B = streams_of(index, vectors.cell_BE, vectors.type_BE, Fusion())
+    column_T = np.array([types.names.index(index_name(index, i)) for i in range(len(index.labels))])
+    spread = {name: np.zeros((len(rows), len(types.names))) for name in STREAMS}
+    for name in STREAMS:
+        spread[name][:, column_T] = streams[name]
+    there_T = np.zeros(len(types.names), dtype=bool)
+    there_T[column_T] = True
+    known_T = np.any(types.ancestor_TT.numpy() & there_T, axis=1)
+    class_B = types.cell_N[rows]
+    return HeldOut(spread, nearest_B, class_B, known_T[class_B], corpus.study_N[rows])
+
+
+def index_name(index: ReferenceIndex, label: int) -> str:
+    """Return the class of the corpus that a label of the index stands for."""
+    return index.label_ids[label] or index.labels[label]
+
+
+def term_ids(types: TermTable) -> list[str]:
+    """Return the ontology id of each class, "" where it has none."""
+    ontology = Ontology("CL")
+    return [name if ontology.is_term(name) else "" for name in types.names]
+
+
+def reference_of(
+    model: Model,
+    corpus: Corpus,
+    types: TermTable,
+    *,
+    seed: int,
+    fusion: Fusion | None = None,
+    use_tokens: bool = True,
+) -> ReferenceIndex:
+    """Index the corpus: some cells of every class and study, and some drawn from every profile."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for drawn, most in ((False, CELLS_IN_INDEX), (True, DRAWN_IN_INDEX)):
+        rows = np.flatnonzero((types.cell_N >= 0) & (corpus.drawn_N == drawn))
+        parts.append(rows[_capped(types.cell_N[rows], corpus.study_N[rows], most, rng)])
+    rows = np.concatenate(parts)
+    vectors = _embed(model, corpus.count_NG[rows], use_tokens=use_tokens)
+    is_drawn, code = corpus.drawn_N[rows], types.cell_N[rows]
+    study = [
+        "drawn" if d else corpus.studies[s]
+        for s, d in zip(corpus.study_N[rows], is_drawn, strict=True)
+    ]
+    full = vectors.total_B > 0
+    ontology = Ontology("CL")
+    name_of = [ontology.label(x) if ontology.is_term(x) else x for x in types.names]
+    id_of = dict(zip(name_of, term_ids(types), strict=True))
+    labels = [name_of[c] for c in code[full]]
+    label_ids = [id_of[name] for name in sorted(set(labels))]
+    return ReferenceIndex.build(
+        vectors.cell_BE[full],
+        labels,
+        label_ids=label_ids,
+        studies=[s for s, keep in zip(study, full, strict=True) if keep],
+        drawn=is_drawn[full],
+        text_TD=model.project_terms(label_ids),
+        model_fingerprint=model.fingerprint,
+        calibration=fusion,
+        seed=seed,
+    )
+
+
+def _capped(
+    class_N: np.ndarray, study_N: np.ndarray, most: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return positions of at most `most` cells of each class and study, drawn at random."""
+    order = rng.permutation(len(class_N))
+    pair = np.unique(np.stack([class_N, study_N]), axis=1, return_inverse=True)[1].ravel()[order]
+    by_pair = np.argsort(pair, kind="stable")
+    first = np.searchsorted(pair[by_pair], pair[by_pair])
+    kept = order[by_pair[np.arange(len(pair)) - first < most]]
+    return np.sort(kept)
+
+
+def _embed(model: Model, counts: sp.csr_matrix, *, use_tokens: bool) -> CellVectors:
+    def blocks() -> Iterator[sp.csr_matrix]:
+        for start in range(0, counts.shape[0], 4096):
+            yield counts[start : start + 4096].astype(np.float32)
+
+    genes = np.arange(model.config.n_genes)
+    return embed_rows(model, blocks(), genes, use_tokens=use_tokens)

@@ -1,0 +1,297 @@
+"""embed(): cells to unit vectors, in blocks; the loop that annotate() and train() share.
+
+Shape suffixes: B cells, L gene tokens, E width of the joint space, N expressed genes of a chunk.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import scipy.sparse as sp
+import torch
+from tqdm.auto import tqdm
+
+from scgp.cells.counts import CountMatrix, choose_counts
+from scgp.cells.genes import match_genes
+from scgp.cells.tokens import TokenBatch
+from scgp.errors import ArgumentError, DeviceError, ScgpWarning
+from scgp.model.checkpoint import Model
+from scgp.model.network import CellInput
+
+#: Cells that go through the network at once. Always this many (the last chunk is filled up), so
+#: that a cell's vector depends neither on the batch size nor on its company.
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class CellVectors:
+    """What the network says of cells.
+
+    Attributes
+    ----------
+    cell_BE, type_BE
+        Unit vectors of the cell and of the type slot, float32; zero rows for empty cells.
+    total_B
+        Counts over the genes of the model; 0 for an empty cell.
+    """
+
+    cell_BE: np.ndarray
+    type_BE: np.ndarray
+    total_B: np.ndarray
+
+
+def embed(
+    adata: ad.AnnData,
+    *,
+    model: Model | str | Path | None = None,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    key_added: str = "scgp",
+    batch_size: int = 1024,
+    device: str | None = None,
+    progress: bool = True,
+    copy: bool = False,
+) -> ad.AnnData | None:
+    """Embed cells in the space of cells and phenotype texts.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts; in memory or backed. Genes by HGNC symbol or Ensembl id.
+    model
+        A :class:`scgp.Model`, its directory, or None for the default checkpoint.
+    layer, use_raw
+        Where the counts are, if not in ``X``.
+    key_added
+        Prefix of the slots written.
+    batch_size
+        Cells read at once; bounds memory, does not change the answer.
+    device
+        ``"cpu"``, ``"cuda"`` or None for the CPU.
+    progress
+        Show a progress bar.
+    copy
+        Return a changed copy instead of writing to `adata`.
+
+    Returns
+    -------
+    None, or the copy. Written are
+
+    ``obsm["X_scgp"]`` : float32, cells x 128
+        Unit rows (cosine distances are meaningful); zero rows for cells without a count.
+    ``uns["scgp"]`` : dict
+        Model, counts and genes that were used.
+
+    Raises
+    ------
+    CountsError
+        The matrix does not hold raw counts.
+    GeneError
+        No gene is in common with the model.
+    DeviceError
+        The device is not there.
+
+    Warns
+    -----
+    ScgpWarning
+        Few genes in common, duplicated genes (summed), empty cells.
+
+    Examples
+    --------
+    >>> import scgp
+    >>> adata = scgp.demo.counts()
+    >>> scgp.embed(adata, progress=False)
+    >>> adata.obsm["X_scgp"].shape
+    (700, 128)
+    """
+    check_target(adata, key_added=key_added, copy=copy)
+    model = resolve_model(model)
+    vectors, facts = embed_adata(
+        adata, model, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
+        progress=progress,
+    )  # fmt: skip
+    warn_empty(vectors, "their vector is zero")
+    target = writable(adata, copy=copy)
+    target.obsm[f"X_{key_added}"] = vectors.cell_BE
+    target.uns[key_added] = facts
+    return target if copy else None
+
+
+def embed_adata(
+    adata: ad.AnnData,
+    model: Model,
+    *,
+    layer: str | None,
+    use_raw: bool | None,
+    batch_size: int,
+    device: str | None,
+    progress: bool,
+) -> tuple[CellVectors, dict[str, object]]:
+    """Embed the cells of an AnnData; return vectors and what is to be said of them in ``uns``."""
+    if batch_size < 1:
+        msg = f"batch_size is {batch_size}; expected at least 1"
+        raise ArgumentError(msg)
+    on = resolve_device(device)
+    counts = choose_counts(adata, layer=layer, use_raw=use_raw)
+    match = match_genes(counts, model.genes)
+    vectors = embed_rows(
+        model, _blocks(counts, batch_size), match.token_of_column, device=on,
+        n_cells=counts.n_cells, progress=progress,
+    )  # fmt: skip
+    facts: dict[str, object] = {
+        "model": model.fingerprint,
+        "counts": counts.where,
+        "n_genes_matched": match.n_matched,
+        "n_genes": len(counts.var_names),
+    }
+    return vectors, facts
+
+
+def _blocks(counts: CountMatrix, batch_size: int) -> Iterator[sp.csr_matrix]:
+    rows = -(-batch_size // CHUNK) * CHUNK  # whole chunks
+    for start in range(0, counts.n_cells, rows):
+        yield counts.rows(start, min(start + rows, counts.n_cells))
+
+
+def embed_rows(
+    model: Model,
+    blocks: Iterable[sp.csr_matrix],
+    token_of_column: np.ndarray,
+    *,
+    device: torch.device | str = "cpu",
+    n_cells: int | None = None,
+    progress: bool = False,
+    use_tokens: bool = True,
+) -> CellVectors:
+    """Embed blocks of rows, whose columns are the genes `token_of_column` of the model.
+
+    ``use_tokens=False`` asks the pooled view alone.
+    """
+    parts: list[CellVectors] = []
+    with (
+        _on_device(model.network, device),
+        tqdm(total=n_cells, disable=not progress, desc="embed", unit="cell") as bar,
+    ):
+        for block in blocks:
+            for start in range(0, block.shape[0], CHUNK):
+                tokens = model.tokenizer.tokenize(block[start : start + CHUNK], token_of_column)
+                parts.append(_embed_chunk(model, tokens, device, use_tokens=use_tokens))
+                bar.update(tokens.n_cells)
+    if not parts:
+        nothing = np.zeros((0, model.config.embed_dim), np.float32)
+        return CellVectors(nothing, nothing.copy(), np.zeros(0, np.float32))
+    joined = (np.concatenate([getattr(p, f) for p in parts]) for f in CellVectors.__annotations__)
+    return CellVectors(*joined)
+
+
+@contextlib.contextmanager
+def _on_device(network: torch.nn.Module, device: torch.device | str) -> Iterator[None]:
+    """Lend the network to a device; whatever happens, it goes back to where it was."""
+    home = next(network.parameters()).device
+    network.to(device)
+    try:
+        yield
+    finally:
+        network.to(home)
+
+
+def _embed_chunk(
+    model: Model, tokens: TokenBatch, device: torch.device | str, *, use_tokens: bool
+) -> CellVectors:
+    """Embed at most `CHUNK` cells; empty ones get zero rows."""
+    with torch.inference_mode():
+        cells = _padded(tokens, model.config.n_genes, model.config.n_tokens)
+        out = model.network(cells.to(device), use_tokens=use_tokens)
+    filled_B1 = (tokens.total_B > 0)[:, None]
+    n = tokens.n_cells
+    return CellVectors(
+        np.where(filled_B1, out.cell_BE[:n].cpu().numpy(), np.float32(0)),
+        np.where(filled_B1, out.type_BE[:n].cpu().numpy(), np.float32(0)),
+        tokens.total_B,
+    )
+
+
+def _padded(tokens: TokenBatch, n_genes: int, n_tokens: int) -> CellInput:
+    """Fill a chunk up to `CHUNK` cells of `n_tokens` tokens, with empty cells and padding."""
+    gene_BL = np.full((CHUNK, n_tokens), n_genes, dtype=np.int64)
+    value_BL = np.zeros((CHUNK, n_tokens), dtype=np.float32)
+    B, L = tokens.gene_BL.shape
+    gene_BL[:B, :L], value_BL[:B, :L] = tokens.gene_BL, tokens.value_BL
+    offset_B = np.full(CHUNK + 1, tokens.offset_B[-1])
+    offset_B[: B + 1] = tokens.offset_B
+    arrays = (gene_BL, value_BL, tokens.pool_gene_N, tokens.pool_value_N, offset_B)
+    return CellInput(*map(torch.from_numpy, arrays))
+
+
+def resolve_model(model: Model | str | Path | None) -> Model:
+    """Return the model named: itself, the one of a directory, or the default checkpoint."""
+    if model is None:
+        return Model.default()
+    if isinstance(model, str | Path):
+        return Model.load(model)
+    if not isinstance(model, Model):
+        msg = f"model is a {type(model).__name__}; expected a scgp.Model, its directory, or None"
+        raise ArgumentError(msg)
+    return model
+
+
+def resolve_device(device: str | None) -> torch.device:
+    """Return the device named, which must be there; None is the CPU."""
+    try:
+        found = torch.device(device or "cpu")
+    except RuntimeError as error:
+        msg = f"device {device!r} is none that torch knows; expected 'cpu' or 'cuda'"
+        raise DeviceError(msg) from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        msg = f"device={device!r}, but torch sees no CUDA device here; pass device='cpu' or None"
+        raise DeviceError(msg)
+    if found.type not in {"cpu", "cuda"}:
+        msg = f"device {device!r} is not supported; expected 'cpu' or 'cuda'"
+        raise DeviceError(msg)
+    return found
+
+
+def check_adata(adata: ad.AnnData) -> None:
+    """Refuse what is no AnnData, before any work is done."""
+    if not isinstance(adata, ad.AnnData):
+        msg = f"expected an AnnData, found {type(adata).__name__}"
+        raise ArgumentError(msg)
+
+
+def check_target(adata: ad.AnnData, *, key_added: str, copy: bool) -> None:
+    """Refuse what cannot be written to, and names that no file can hold, before any work."""
+    check_adata(adata)
+    if copy and adata.isbacked:
+        msg = "copy=True would read the whole file; use copy=False, or adata.to_memory() first"
+        raise ArgumentError(msg)
+    if adata.isbacked and adata.is_view:
+        msg = "a view of a backed AnnData cannot be written to; call .to_memory() on it first"
+        raise ArgumentError(msg)
+    if key_added == "" or "/" in key_added:
+        msg = f"key_added is {key_added!r}; expected a name without '/'"
+        raise ArgumentError(msg)
+
+
+def warn_empty(vectors: CellVectors, consequence: str) -> None:
+    """Say how many cells are empty, and what becomes of them; for the verbs' users."""
+    n_empty = int((vectors.total_B == 0).sum())
+    if n_empty:
+        warnings.warn(
+            f"{n_empty} of {len(vectors.total_B)} cells have no count in the genes of the model: "
+            f"{consequence}",
+            ScgpWarning,
+            stacklevel=3,
+        )
+
+
+def writable(adata: ad.AnnData, *, copy: bool) -> ad.AnnData:
+    """Return what to write to: `adata`, made actual if it is a view, or a copy of it."""
+    if copy:
+        return adata.copy()
+    if adata.is_view:
+        adata._init_as_actual(adata.copy())
+    return adata

@@ -1,0 +1,240 @@
+"""train(): pretraining and fine-tuning, from files of cells to a saved model with its index.
+
+Shape suffixes: N cells, G genes.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+
+from scgp.calibrate import calibrate, reference_of
+from scgp.cells.corpus import Corpus, read_corpus
+from scgp.cells.dataset import Source
+from scgp.cells.vocabulary import GeneVocabulary
+from scgp.embed import resolve_device
+from scgp.errors import ArgumentError, LabelError
+from scgp.loop import fit_network
+from scgp.model.checkpoint import Model
+from scgp.model.config import ModelConfig, TrainConfig
+from scgp.model.network import CellTransformer
+from scgp.objective import TermTable, term_tables
+from scgp.phenotypes.terms import Phenotypes
+from scgp.reference.evidence import Fusion
+
+#: A gene's tokens compete by value / (mean value + this): rare genes in shallow cells stay apart.
+_PRIOR_VALUE = 0.3
+
+
+def train(
+    data: Source | Sequence[Source],
+    *,
+    out: str | Path,
+    label_key: str = "cell_type_ontology_term_id",
+    study_key: str | None = "study",
+    donor_key: str | None = "donor",
+    tissue_key: str | None = None,
+    disease_key: str | None = None,
+    unlabelled: Source | Sequence[Source] = (),
+    drawn: Sequence[ad.AnnData] = (),
+    base: Model | str | Path | None = None,
+    genes: GeneVocabulary | None = None,
+    phenotypes: Phenotypes | None = None,
+    config: ModelConfig | None = None,
+    settings: TrainConfig | None = None,
+    calibrate_on_studies: bool = True,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    device: str | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    card: str = "",
+    progress: bool = True,
+) -> Model:
+    """Train a model on labelled cells, and save it with its reference index.
+
+    Parameters
+    ----------
+    data
+        Labelled cells with raw counts: AnnData, h5ad paths, or a list of them.
+    out
+        Directory of the model that is written; beside it ``<out>.training`` holds the state of an
+        unfinished run and the history of losses.
+    label_key, study_key, donor_key, tissue_key, disease_key
+        Columns of ``obs``; None where there is none. Labels are Cell Ontology ids or names (others
+        are kept as classes of their own); tissue and disease are UBERON and MONDO ids or names.
+    unlabelled
+        More cells, for the masked-expression objective only.
+    drawn
+        Cells drawn from mean profiles (:func:`scgp.cells.draw.draw_cells`), with `label_key` and
+        ``profile`` in ``obs``: a share of each batch, and marked in the index.
+    base
+        Start from this model (fine-tuning): its network, genes and texts. None trains afresh.
+    genes, phenotypes
+        Vocabulary and text vectors of a model trained afresh; None takes those of the default
+        checkpoint.
+    config, settings
+        Shape of a network trained afresh, and settings of the run.
+    calibrate_on_studies
+        Fit fusion weights, thresholds and temperatures on studies held out in turn (with one study,
+        on donors), which trains the pooled view once for each of three folds. False keeps
+        those of `base`, or the defaults.
+    layer, use_raw
+        Where the counts are, if not in ``X``.
+    device
+        ``"cpu"``, ``"cuda"`` or None for the CPU.
+    resume
+        Go on with the unfinished run in ``<out>.training``, if it is one of the same settings and
+        data; False starts afresh.
+    overwrite
+        Replace a model that stands at `out`.
+    card
+        Model card, kept in the directory.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    The trained model, as saved.
+
+    Raises
+    ------
+    ArgumentError
+        `out` exists, or arguments contradict each other.
+    LabelError
+        No cell has a label.
+    CheckpointError
+        The unfinished run beside `out` is of other settings or data.
+    KeyboardInterrupt
+        The run was interrupted; its state is kept, and the same call goes on with it.
+    """
+    out = Path(out).expanduser()
+    if out.exists() and not overwrite:
+        msg = f"{out} exists; choose another directory, or pass overwrite=True"
+        raise ArgumentError(msg)
+    settings = settings or TrainConfig()
+    on = resolve_device(device)
+    model = _start(base, genes, phenotypes, config, settings.seed)
+    corpus = read_corpus(
+        data, model.genes, label_key=label_key, study_key=study_key, donor_key=donor_key,
+        tissue_key=tissue_key, disease_key=disease_key, unlabelled=unlabelled, drawn=drawn,
+        layer=layer, use_raw=use_raw,
+    )  # fmt: skip
+    tables = term_tables(corpus, model.phenotypes)
+    if not np.any((tables["type"].cell_N >= 0) & ~corpus.drawn_N):
+        msg = f"no cell has a label in {label_key!r}; training needs labelled cells (label_key=)"
+        raise LabelError(msg)
+    work = out.with_name(out.name + ".training")
+    if base is None:
+        _set_statistics(model.network, corpus, tables["type"])
+    kept = model.details.get("calibration")
+    fusion = Fusion.from_dict(kept) if kept else None
+    if calibrate_on_studies:
+        fusion = calibrate(
+            corpus, tables["type"], seed=settings.seed,
+            fit=_fold_fitter(model, settings, on, progress=progress),
+        )  # fmt: skip
+    fit_network(
+        model, corpus, tables, settings, device=on, work=work, resume=resume, progress=progress
+    )
+    details = {
+        "settings": settings.to_dict(),
+        "corpus": _describe(corpus),
+        "calibration": fusion.to_dict() if fusion else None,
+    }
+    trained = Model(
+        model.config, model.network, model.genes, model.phenotypes, card=card, details=details
+    )
+    index = reference_of(trained, corpus, tables["type"], seed=settings.seed, fusion=fusion)
+    trained.save(out, overwrite=overwrite)
+    index.save(out / "index")
+    if work.is_dir():
+        _keep_history(work, out)
+    return Model.load(out)
+
+
+def _start(
+    base: Model | str | Path | None,
+    genes: GeneVocabulary | None,
+    phenotypes: Phenotypes | None,
+    config: ModelConfig | None,
+    seed: int,
+) -> Model:
+    """Return the model that training starts from: `base`, or an untrained one."""
+    if base is not None:
+        if genes is not None or phenotypes is not None or config is not None:
+            msg = "base= brings its own genes, phenotypes and config; pass either it or them"
+            raise ArgumentError(msg)
+        start = base if isinstance(base, Model) else Model.load(base)
+        network = CellTransformer(start.config)
+        network.load_state_dict(start.network.state_dict())
+        return Model(start.config, network, start.genes, start.phenotypes, details=start.details)
+    genes = genes or Model.default().genes
+    phenotypes = phenotypes or Model.default().phenotypes
+    config = config or ModelConfig(n_genes=genes.n_genes, text_dim=phenotypes.width)
+    torch.manual_seed(seed)
+    return Model(config, CellTransformer(config), genes, phenotypes)
+
+
+def _set_statistics(network: CellTransformer, corpus: Corpus, types: TermTable) -> None:
+    """Set what the network takes from the corpus: weights of genes, the mean text."""
+    total_N = np.maximum(np.asarray(corpus.count_NG.sum(axis=1), dtype=np.float64).ravel(), 1.0)
+    sum_G = np.zeros(corpus.count_NG.shape[1])
+    for start in range(0, corpus.n_cells, 4096):
+        block = corpus.count_NG[start : start + 4096].astype(np.float32)
+        scale = np.repeat(1e4 / total_N[start : start + 4096], np.diff(block.indptr))
+        block.data = np.log1p(block.data * scale.astype(np.float32))
+        sum_G += np.asarray(block.sum(axis=0)).ravel()
+    mean_G = sum_G / corpus.n_cells
+    network.gene_weight_G.copy_(torch.from_numpy(1 / (mean_G + _PRIOR_VALUE)).half().float())
+    text_TW = types.text_TW[types.text_TW.any(dim=1)]
+    if len(text_TW):
+        network.text_mean.copy_(text_TW.mean(0).half().float())
+
+
+def _fold_fitter(
+    model: Model, settings: TrainConfig, device: torch.device, *, progress: bool
+) -> Callable[[Corpus, TermTable], Model]:
+    """Return a function that trains on part of the corpus: the pooled view, if it is trained."""
+    start = {k: v.clone() for k, v in model.network.state_dict().items()}
+    fold_settings = dataclasses.replace(settings, steps=0) if settings.pool_steps else settings
+
+    def fit(corpus: Corpus, types: TermTable) -> Model:
+        network = CellTransformer(model.config)
+        network.load_state_dict(start)
+        fold = Model(model.config, network, model.genes, model.phenotypes)
+        tables = {**term_tables(corpus, model.phenotypes), "type": types}
+        fit_network(
+            fold, corpus, tables, fold_settings, device=device, work=None, resume=False,
+            progress=progress,
+        )  # fmt: skip
+        return Model(model.config, network, model.genes, model.phenotypes)
+
+    return fit
+
+
+def _describe(corpus: Corpus) -> dict[str, object]:
+    labelled = (corpus.label_N != "") & ~corpus.drawn_N
+    return {
+        "n_cells": corpus.n_cells,
+        "n_labelled": int(labelled.sum()),
+        "n_labels": len(set(corpus.label_N[labelled])),
+        "n_drawn": int(corpus.drawn_N.sum()),
+        "studies": sorted({corpus.studies[s] for s in corpus.study_N[~corpus.drawn_N]}),
+    }
+
+
+def _keep_history(work: Path, out: Path) -> None:
+    """Move the history of losses beside the model and remove the state."""
+    files = {int(file.parent.name): file for file in work.glob("history/*/metrics.csv")}
+    if files:  # one of each time the run was gone on with, from the step in its name
+        parts = [pd.read_csv(files[first]) for first in sorted(files)]
+        for first, part in zip(sorted(files), parts, strict=True):
+            part["step"] += first
+        pd.concat(parts).to_csv(out.with_name(out.name + ".history.csv"), index=False)
+    shutil.rmtree(work)
