@@ -1,0 +1,303 @@
+"""Command line for pipelines: ``python -m scgp annotate | index | train | demo``.
+
+Owns arguments, files and exit codes, and nothing else: the verbs do the work. Exit code 0 is
+success, 2 an error told in one line, 130 an interrupt. What is written is written under another
+name first and renamed once all of it is there, so an error leaves no file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scgp.errors import ArgumentError, ScgpError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import anndata as ad
+
+_PICTURES = (".png", ".pdf", ".svg")
+_TRAIN_KEYS = ("label_key", "study_key", "donor_key", "tissue_key", "disease_key")
+_TRAIN_SETTINGS = ("pool_steps", "steps", "batch_size", "seed")
+_FEWEST_FOR_UMAP = 10  # neighbours of fewer cells have no shape to draw
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv
+        Arguments after the program's name; by default those of the process.
+
+    Returns
+    -------
+    The exit code: 0, 2 for an error of input or file, 130 for an interrupt.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        with _messages_to_stderr():
+            args.run(args)
+    except (ScgpError, OSError) as error:
+        sys.stderr.write(f"scgp: error: {' '.join(str(error).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        # Training keeps its state beside --out, so that the same command can go on.
+        sys.stderr.write("scgp: interrupted; no output was written\n")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scgp", description="Annotate single cells.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    annotate = commands.add_parser("annotate", help="label the cells of a file")
+    annotate.add_argument("input", type=Path, help="an .h5ad file with counts")
+    annotate.add_argument("output", type=Path, help="the same file with the labels added")
+    source = annotate.add_mutually_exclusive_group()
+    source.add_argument("--reference", type=Path, help="an .h5ad file of labelled cells")
+    source.add_argument("--index", type=Path, help="an index made by 'index'")
+    annotate.add_argument("--label-key", help="column of the reference's obs that has the labels")
+    annotate.add_argument("--key-added", default="scgp", help="prefix of the slots written")
+    annotate.add_argument("--plot", type=Path, help="draw a UMAP: .png, .pdf or .svg")
+    _add_common(annotate)
+    annotate.set_defaults(run=_annotate)
+
+    index = commands.add_parser("index", help="make a reference index of labelled cells")
+    index.add_argument("input", type=Path, help="an .h5ad file of labelled cells")
+    index.add_argument("output", type=Path, help="directory to make")
+    index.add_argument("--label-key", required=True, help="column of obs that has the labels")
+    index.add_argument("--study-key", help="column of obs that names each cell's study")
+    _add_common(index)
+    index.set_defaults(run=_index)
+
+    train = commands.add_parser("train", help="train a model, or fine-tune one")
+    train.add_argument("input", type=Path, nargs="+", help=".h5ad files of labelled cells")
+    train.add_argument("--out", type=Path, required=True, help="directory to make")
+    for key in _TRAIN_KEYS:
+        name = key.removesuffix("_key")
+        train.add_argument(_flag(key), help=f"column of obs that has each cell's {name}")
+    train.add_argument("--unlabelled", type=Path, nargs="+", help=".h5ad files of more cells")
+    train.add_argument("--profiles", type=Path, help="folder of mean profiles to draw cells from")
+    train.add_argument("--base", type=Path, help="model directory to start from")
+    for name in _TRAIN_SETTINGS:
+        train.add_argument(_flag(name), type=int, help=f"{name} of scgp.train's settings")
+    train.add_argument("--overwrite", action="store_true", help="replace the model at --out")
+    train.add_argument("--restart", action="store_true", help="leave an unfinished run aside")
+    train.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    train.set_defaults(run=_train)
+
+    demo = commands.add_parser("demo", help="annotate a real data set that scanpy ships")
+    demo.add_argument("--out", type=Path, required=True, help="folder for the file and the picture")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    matrix = parser.add_mutually_exclusive_group()
+    matrix.add_argument("--layer", help="layer that holds the counts")
+    matrix.add_argument("--use-raw", action="store_true", default=None, help="counts are in .raw")
+    parser.add_argument("--model", type=Path, help="model directory; by default the shipped one")
+    parser.add_argument("--batch-size", type=int, help="cells that go through the model at once")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+
+
+def _annotate(args: argparse.Namespace) -> None:
+    import scgp
+
+    if (args.reference is None) != (args.label_key is None):
+        message = "--reference and --label-key go together: give both or neither"
+        raise ArgumentError(message)
+    _check_target(args.output, source=args.input)
+    if args.plot is not None:
+        _check_target(args.plot, source=args.input)
+        if args.plot.suffix not in _PICTURES:
+            message = f"--plot {args.plot}: expected a name ending in one of {', '.join(_PICTURES)}"
+            raise ArgumentError(message)
+    options = _given(args, "layer", "use_raw", "batch_size", "device", "label_key") | _model(args)
+    if args.reference is not None:
+        options["reference"] = _read(args.reference)
+    if args.index is not None:
+        options["index"] = scgp.ReferenceIndex.load(args.index)
+    adata = _read(args.input)
+    if args.plot is not None and "X_umap" not in adata.obsm and adata.n_obs < _FEWEST_FOR_UMAP:
+        message = (
+            f"--plot needs obsm['X_umap'] or at least {_FEWEST_FOR_UMAP} cells to make one, "
+            f"found {adata.n_obs} cells; leave --plot out"
+        )
+        raise ArgumentError(message)
+    scgp.annotate(adata, key_added=args.key_added, **options)
+    targets = [args.output] if args.plot is None else [args.output, args.plot]
+    with _renamed_at_the_end(targets) as temporary:
+        _write_slots(args.input, temporary[0], adata, key_added=args.key_added)
+        if args.plot is not None:
+            _plot(adata, temporary[1], key_added=args.key_added)
+    counts = adata.obs[f"{args.key_added}_status"].value_counts()
+    told = ", ".join(f"{n:,} {status}" for status, n in counts.items())
+    sys.stdout.write(f"{adata.n_obs:,} cells ({told}) -> {args.output}\n")
+
+
+def _index(args: argparse.Namespace) -> None:
+    import scgp
+
+    if args.output.exists():
+        message = f"{args.output} exists; name a directory that does not, or remove it first"
+        raise ArgumentError(message)
+    _check_target(args.output, source=args.input)
+    options = _given(args, "layer", "use_raw", "batch_size", "device", "study_key") | _model(args)
+    index = scgp.build_index(_read(args.input), label_key=args.label_key, **options)
+    index.save(args.output)
+    sys.stdout.write(f"index -> {args.output}\n")
+
+
+def _train(args: argparse.Namespace) -> None:
+    import scgp
+
+    for path in [*args.input, *(args.unlabelled or ())]:
+        _check_source(path)
+    options = _given(args, *_TRAIN_KEYS, "unlabelled", "base", "device")
+    settings = _given(args, *_TRAIN_SETTINGS)
+    if settings:
+        from scgp.model.config import TrainConfig
+
+        options["settings"] = TrainConfig(**settings)
+    if args.profiles is not None:
+        from scgp.cells.draw import read_drawn
+
+        options["drawn"] = read_drawn(args.profiles, seed=settings.get("seed", 0))
+    switches = {"resume": not args.restart, "overwrite": args.overwrite}
+    scgp.train(args.input, out=args.out, **switches, **options)
+    sys.stdout.write(f"model -> {args.out}\n")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from scgp.demo import run
+
+    run(args.out)
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the options that were given; the verb's own defaults stand for the others."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _model(args: argparse.Namespace) -> dict[str, Any]:
+    import scgp
+
+    return {} if args.model is None else {"model": scgp.Model.load(args.model)}
+
+
+def _check_source(path: Path) -> None:
+    if not path.is_file():
+        message = f"{path} is not a file; expected an .h5ad file"
+        raise ArgumentError(message)
+
+
+def _check_target(path: Path, *, source: Path) -> None:
+    if not path.parent.is_dir():
+        message = f"{path}: the folder {path.parent} does not exist; make it first"
+        raise ArgumentError(message)
+    if path.is_dir():
+        message = f"{path} is a folder; name a file in it"
+        raise ArgumentError(message)
+    if path.resolve() == source.resolve():
+        message = f"{path} is the input too; name another file, the input is never changed"
+        raise ArgumentError(message)
+
+
+def _read(path: Path) -> ad.AnnData:
+    import anndata
+
+    _check_source(path)
+    try:
+        return anndata.read_h5ad(path, backed="r")
+    except OSError as error:
+        message = f"{path} cannot be read as an .h5ad file: {error}"
+        raise ArgumentError(message) from error
+
+
+def _write_slots(source: Path, target: Path, adata: ad.AnnData, *, key_added: str) -> None:
+    """Copy the file and write into the copy what annotate added; all else stays byte for byte."""
+    import anndata
+    import h5py
+
+    with h5py.File(source) as file:
+        old = any(isinstance(file.get(group), h5py.Dataset) for group in ("obsm", "uns"))
+    if old:  # a layout of before anndata 0.7, to which nothing can be added: written anew
+        adata.to_memory().write_h5ad(target)
+        return
+    shutil.copyfile(source, target)
+    with h5py.File(target, "r+") as file:
+        for group in ("obsm", "uns"):
+            if group not in file:
+                anndata.io.write_elem(file, group, {})
+        anndata.io.write_elem(file, "obs", adata.obs)
+        anndata.io.write_elem(file, f"obsm/X_{key_added}", adata.obsm[f"X_{key_added}"])
+        anndata.io.write_elem(file, f"uns/{key_added}", adata.uns[key_added])
+
+
+def _plot(adata: ad.AnnData, target: Path, *, key_added: str) -> None:
+    """Draw the cells; coordinates the file lacks are made from the embedding and not kept."""
+    import anndata
+
+    from scgp import pl
+
+    drawn = anndata.AnnData(obs=adata.obs, obsm=dict(adata.obsm))
+    if "X_umap" not in drawn.obsm:
+        import scanpy
+
+        neighbours = min(15, drawn.n_obs - 1)
+        scanpy.pp.neighbors(drawn, use_rep=f"X_{key_added}", n_neighbors=neighbours)
+        scanpy.tl.umap(drawn)
+    pl.write_picture(pl.embedding(drawn, key_added=key_added), target)
+
+
+@contextmanager
+def _renamed_at_the_end(targets: Sequence[Path]) -> Iterator[list[Path]]:
+    """Give names beside the targets to write to; rename all of them, or remove all of them."""
+    temporary = [path.with_name(f".{os.getpid()}-{path.name}") for path in targets]
+    try:
+        yield temporary
+        for path, target in zip(temporary, targets, strict=True):
+            path.replace(target)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _messages_to_stderr() -> Iterator[None]:
+    """Show warnings and what the package logs as plain lines, for as long as a command runs."""
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        sys.stderr.write(f"scgp: {category.__name__}: {' '.join(str(message).split())}\n")
+
+    logger, handler = logging.getLogger("scgp"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("scgp: %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

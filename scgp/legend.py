@@ -1,0 +1,90 @@
+"""How labels are told apart in a plot: their order, colours, numbers and line breaks.
+
+Owns no library; knows arrays of labels and coordinates, and nothing of AnnData or Axes.
+
+The first eight colours are those of Okabe and Ito (2008), chosen for colour-blind readers; the
+next are these darker, then lighter.
+
+Shape suffixes: N cells, T labels, 2 coordinates.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scgp.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+UNDECIDED = ("unknown", "no label")
+_OKABE_ITO = (
+    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167),
+    (86, 180, 233), (213, 94, 0), (240, 228, 66), (34, 34, 34),
+)  # fmt: skip
+_WIDTH = 38  # characters of a line; Cell Ontology labels run to over a hundred
+
+
+def as_labels(values: pd.Series[Any]) -> NDArray[np.object_]:
+    """Return the labels as text, a missing one as "no label"."""
+    filled = values.astype(object).where(values.notna(), "no label")
+    return filled.astype(str).to_numpy(dtype=object)
+
+
+def pool(label_N: NDArray[np.object_], max_labels: int) -> tuple[NDArray[np.object_], list[str]]:
+    """Keep the most frequent labels, ties by name; the rest becomes one group.
+
+    Returns the label of each cell and the labels in order, the group last.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pool(np.array(["b", "a", "c", "b"], dtype=object), 1)[1]
+    ['b', 'other (2 labels)']
+    """
+    if max_labels < 1:
+        message = f"max_labels must be at least 1, found {max_labels}"
+        raise ArgumentError(message)
+    names, counts = np.unique(label_N.astype(str), return_counts=True)
+    ranked = [str(names[i]) for i in np.lexsort((names, -counts))]
+    if len(ranked) <= max_labels:
+        return label_N, ranked
+    kept = ranked[:max_labels]
+    rest = f"other ({len(ranked) - max_labels} labels)"
+    return np.where(np.isin(label_N.astype(str), kept), label_N, rest), [*kept, rest]
+
+
+def colour(i: int) -> tuple[float, float, float]:
+    """Return red, green and blue (0 to 1) of the i-th label; the first 24 differ."""
+    rgb = np.array(_OKABE_ITO[i % 8]) / 255
+    shade = (rgb, 0.55 * rgb, 0.5 + 0.5 * rgb)[i // 8 % 3]
+    return float(shade[0]), float(shade[1]), float(shade[2])
+
+
+def medoid(xy_N2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cell nearest the median, so that a number lies on cells of its own label."""
+    away_N = np.square(xy_N2 - np.median(xy_N2, axis=0)).sum(axis=1)
+    return np.asarray(xy_N2[int(away_N.argmin())])
+
+
+def spread(unit_T2: NDArray[np.float64], *, gap: float = 0.055) -> NDArray[np.float64]:
+    """Push numbers apart until none is nearer to another than ``gap`` of the plot's side."""
+    place_T2 = unit_T2 + np.random.default_rng(0).normal(scale=1e-4, size=unit_T2.shape)
+    for _ in range(200):
+        apart_TT2 = place_T2[:, None] - place_T2[None]
+        distance_TT = np.linalg.norm(apart_TT2, axis=2)
+        np.fill_diagonal(distance_TT, np.inf)
+        push_TT = np.clip(gap - distance_TT, 0, None) / 2
+        if not push_TT.any():
+            break
+        place_T2 += (apart_TT2 * (push_TT / distance_TT)[:, :, None]).sum(axis=1)
+    return place_T2
+
+
+def wrap(text: str) -> str:
+    """Break a long label at its spaces."""
+    return "\n".join(textwrap.wrap(text, _WIDTH, subsequent_indent="    ", break_on_hyphens=False))

@@ -1,0 +1,304 @@
+"""Plots of what annotate wrote: they take ``ax=``, return the Axes, never show and never save.
+
+Owns matplotlib. Must not know how an annotation is made: it reads obs and obsm and changes nothing.
+
+Labels are told apart by a number beside the colour, because no palette keeps thirty colours apart
+for every eye.
+
+Shape suffixes: N cells, T labels, 2 coordinates.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from scgp.errors import ArgumentError, MissingColumnError
+from scgp.legend import UNDECIDED, as_labels, colour, medoid, pool, spread, wrap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import anndata as ad
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+__all__ = ["confidence", "confusion", "embedding"]
+
+_GREY = "#C8C8C8"
+
+
+def embedding(
+    adata: ad.AnnData,
+    *,
+    basis: str = "umap",
+    key_added: str = "scgp",
+    color: str | None = None,
+    max_labels: int = 30,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw cells in two dimensions, with each label's number on it and its name beside the plot.
+
+    Parameters
+    ----------
+    adata
+        Annotated cells, with coordinates in ``obsm["X_{basis}"]``.
+    basis
+        Name of the coordinates; the first two columns are drawn.
+    key_added
+        Prefix that was given to :func:`scgp.annotate`.
+    color
+        Column of ``obs``; by default ``{key_added}_cell_type``. Numbers get a colour bar.
+    max_labels
+        Labels named one by one, the most frequent first; the others are drawn together.
+    ax
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    The Axes drawn on.
+
+    Raises
+    ------
+    MissingColumnError
+        The column or the coordinates are not there.
+    """
+    column = color or f"{key_added}_cell_type"
+    values = _column(adata, column)
+    xy_N2 = _coordinates(adata, basis)
+    if ax is None:
+        width = 9.5 if values.nunique() <= 18 else 13
+        ax = plt.subplots(figsize=(width, 6), layout="constrained")[1]
+    size = float(np.clip(12_000 / max(len(xy_N2), 1), 1, 22))
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        points = ax.scatter(
+            xy_N2[:, 0], xy_N2[:, 1], c=values.to_numpy(), s=size, cmap="cividis", linewidths=0
+        )
+        ax.figure.colorbar(points, ax=ax, label=column)
+    else:
+        _draw_labels(ax, xy_N2, as_labels(values), size=size, max_labels=max_labels)
+    ax.set(xlabel=f"{basis} 1", ylabel=f"{basis} 2", xticks=[], yticks=[], title=column)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def confidence(
+    adata: ad.AnnData,
+    *,
+    groupby: str | None = None,
+    key_added: str = "scgp",
+    max_labels: int = 30,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the confidence of the cells of each group: median, quartiles, 5th to 95th percentile.
+
+    Parameters
+    ----------
+    adata
+        Annotated cells.
+    groupby
+        Column of ``obs``; by default ``{key_added}_cell_type``.
+    key_added
+        Prefix that was given to :func:`scgp.annotate`.
+    max_labels
+        Groups drawn one by one, the most frequent first; the others are drawn together.
+    ax
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    The Axes drawn on. The group with the highest median is on top.
+
+    Raises
+    ------
+    MissingColumnError
+        A column is not there.
+    """
+    value_N = _column(adata, f"{key_added}_confidence").to_numpy(dtype=float)
+    labels = as_labels(_column(adata, groupby or f"{key_added}_cell_type"))
+    label_N, names = pool(labels, max_labels)
+    groups = {name: value_N[label_N == name] for name in names}
+    names.sort(key=lambda name: float(np.median(groups[name])))
+    if ax is None:
+        ax = plt.subplots(figsize=(8, 1.2 + 0.42 * len(names)), layout="constrained")[1]
+    if names:
+        ax.boxplot(
+            [groups[name] for name in names],
+            orientation="horizontal",
+            whis=(5, 95),
+            showfliers=False,
+            widths=0.6,
+            patch_artist=True,
+            boxprops={"facecolor": colour(4), "edgecolor": "#333333"},
+            medianprops={"color": "black", "linewidth": 2},
+        )
+    ticks = [wrap(f"{name} ({len(groups[name]):,})") for name in names]
+    ax.set_yticks(range(1, len(names) + 1), ticks, fontsize=9)
+    ax.set(xlim=(0, 1.01), xlabel="confidence", title="confidence by group (cells)")
+    ax.grid(axis="x", color="#E6E6E6")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def confusion(
+    adata: ad.AnnData,
+    *,
+    label_key: str,
+    key_added: str = "scgp",
+    max_labels: int = 30,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw which label the cells of each known label were given, as a share of the known label.
+
+    Parameters
+    ----------
+    adata
+        Annotated cells.
+    label_key
+        Column of ``obs`` with the known labels: the rows. They need not be ontology terms.
+    key_added
+        Prefix that was given to :func:`scgp.annotate`; its cell types are the columns.
+    max_labels
+        Rows, and columns, drawn one by one; the others are drawn together.
+    ax
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    The Axes drawn on. Columns are ordered so that agreement lies near the diagonal.
+
+    Raises
+    ------
+    MissingColumnError
+        A column is not there.
+    ArgumentError
+        There is no cell to draw.
+    """
+    known_N, _ = pool(as_labels(_column(adata, label_key)), max_labels)
+    given_N, _ = pool(as_labels(_column(adata, f"{key_added}_cell_type")), max_labels)
+    if not len(known_N):
+        message = "there is no cell to draw: adata has 0 cells"
+        raise ArgumentError(message)
+    table = pd.crosstab(known_N, given_N)
+    share = table.div(table.sum(axis=1), axis=0)
+    first_row = share.to_numpy().argmax(axis=0)
+    order = sorted(
+        range(share.shape[1]),
+        key=lambda j: (share.columns[j] in UNDECIDED, first_row[j], -share.iloc[first_row[j], j]),
+    )
+    share = share.iloc[:, order]
+    if ax is None:
+        size = (4.5 + 0.42 * share.shape[1], 3.5 + 0.34 * share.shape[0])
+        ax = plt.subplots(figsize=size, layout="constrained")[1]
+    image = ax.imshow(share.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    ax.figure.colorbar(image, ax=ax, label=f"share of {label_key}", shrink=0.7)
+    _write_percent(ax, share.to_numpy())
+    rows = [wrap(f"{name} ({int(n):,})") for name, n in table.sum(axis=1).items()]
+    ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    columns = [wrap(str(name)) for name in share.columns]
+    ax.set_xticks(range(len(columns)), columns, fontsize=8, rotation=60, ha="right")
+    ax.tick_params(axis="x", rotation=60)
+    ax.set(xlabel=f"{key_added}_cell_type", ylabel=f"{label_key} (cells)")
+    return ax
+
+
+def _column(adata: ad.AnnData, name: str) -> pd.Series[Any]:
+    if name not in adata.obs:
+        found = ", ".join(map(str, adata.obs.columns)) or "none"
+        fix = "run scgp.annotate(adata) first" if name.startswith("scgp_") else "name one of these"
+        message = f"obs has no column {name!r}; its columns: {found}; {fix}"
+        raise MissingColumnError(message)
+    return adata.obs[name]
+
+
+def _coordinates(adata: ad.AnnData, basis: str) -> NDArray[np.float64]:
+    key = basis if basis in adata.obsm else f"X_{basis}"
+    if key not in adata.obsm:
+        found = ", ".join(map(str, adata.obsm)) or "none"
+        message = (
+            f"obsm has no {key!r}; it has: {found}; make coordinates first, e.g. "
+            f"sc.pp.neighbors(adata, use_rep='X_scgp'); sc.tl.umap(adata)"
+        )
+        raise MissingColumnError(message)
+    xy_N2 = np.asarray(adata.obsm[key], dtype=float)
+    if xy_N2.ndim != 2 or xy_N2.shape[1] < 2:
+        message = f"obsm[{key!r}] has shape {xy_N2.shape}; a plot needs two columns"
+        raise ArgumentError(message)
+    return xy_N2[:, :2]
+
+
+def _draw_labels(
+    ax: Axes,
+    xy_N2: NDArray[np.float64],
+    labels: NDArray[np.object_],
+    *,
+    size: float,
+    max_labels: int,
+) -> None:
+    label_N, names = pool(labels, max_labels)
+    decided = [name for name in names if name not in UNDECIDED and not name.startswith("other (")]
+    face_of = {name: colour(i) for i, name in enumerate(decided)}
+    # Undecided cells first, so that they lie below; the others in a fixed random order, so that
+    # no label covers another by its place in the file.
+    shuffled_N = np.random.default_rng(0).permutation(len(label_N))
+    below_N = np.array([label in face_of for label in label_N[shuffled_N]], dtype=bool)
+    order_N = shuffled_N[np.argsort(below_N, kind="stable")]
+    face = [face_of.get(label, _GREY) for label in label_N[order_N]]
+    ax.scatter(xy_N2[order_N, 0], xy_N2[order_N, 1], c=face, s=size, linewidths=0)
+    for number, name in enumerate(decided, start=1):
+        text = wrap(f"{number}  {name} ({int((label_N == name).sum()):,})")
+        ax.scatter([], [], color=face_of[name], s=40, label=text)
+    for name in (name for name in names if name not in face_of):
+        ax.scatter([], [], color=_GREY, s=40, label=f"–  {name} ({int((label_N == name).sum()):,})")  # noqa: RUF001
+    _draw_numbers(ax, xy_N2, [label_N == name for name in decided])
+    if names:
+        legend = ax.legend(
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+            frameon=False,
+            fontsize=8.5,
+            ncols=1 if len(names) <= 18 else 2,
+        )
+        legend.set_in_layout(True)
+
+
+def _draw_numbers(ax: Axes, xy_N2: NDArray[np.float64], members: list[NDArray[np.bool_]]) -> None:
+    if not members:
+        return
+    low, span = xy_N2.min(axis=0), np.maximum(np.ptp(xy_N2, axis=0), 1e-9)
+    anchor_T2 = np.stack([medoid(xy_N2[rows]) for rows in members])
+    # A little above the cells, or the number would hide a small group.
+    place_T2 = spread((anchor_T2 - low) / span + (0, 0.05)) * span + low
+    for number, (anchor, place) in enumerate(zip(anchor_T2, place_T2, strict=True), start=1):
+        ax.annotate(
+            str(number),
+            xy=tuple(anchor),
+            xytext=tuple(place),
+            ha="center",
+            va="center",
+            fontsize=9,
+            fontweight="bold",
+            bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "#333333", "lw": 0.6},
+            arrowprops={"arrowstyle": "-", "color": "#333333", "lw": 0.6},
+        )
+
+
+def _write_percent(ax: Axes, share_TT: NDArray[np.float64]) -> None:
+    """Write each share of at least 5 %, while the cells are large enough to read it."""
+    if max(share_TT.shape) > 20:
+        return
+    for i, j in zip(*np.nonzero(share_TT >= 0.05), strict=True):
+        ink = "black" if share_TT[i, j] > 0.55 else "white"
+        ax.text(j, i, f"{100 * share_TT[i, j]:.0f}", ha="center", va="center", c=ink, fontsize=8)
+
+
+def write_picture(ax: Axes, path: Path) -> None:
+    """Write the figure of `ax` and close it: for the command line, where nobody else will."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
