@@ -1,0 +1,96 @@
+"""Train the default checkpoint, from the data folder to ``scgp/checkpoints/default``.
+
+python benchmarks/pretrain.py --data ../shared/data --out scgp/checkpoints/default --overwrite
+"""
+
+import argparse
+from pathlib import Path
+
+import anndata as ad
+
+import scgp
+from scgp.cells.counts import choose_counts
+from scgp.cells.draw import read_drawn, read_profiles
+from scgp.cells.genes import training_genes
+from scgp.cells.nomenclature import protein_coding_genes
+from scgp.cells.vocabulary import GeneVocabulary
+from scgp.model.config import TrainConfig
+from scgp.phenotypes.ontology import Ontology
+from scgp.phenotypes.terms import HEALTHY, Phenotypes
+from scgp.phenotypes.text import TextEncoder
+
+TISSUE, DISEASE = "tissue_ontology_term_id", "disease_ontology_term_id"
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the h5ad files of a folder, by name."""
+    return sorted(folder.glob("*.h5ad"))
+
+
+def default_genes(data: Path) -> GeneVocabulary:
+    """Return the genes of the training files: in two files or more, or coding for a protein."""
+    tables = data / "resources" / "genes"
+    hgnc, tenx = tables / "hgnc_2024_slim.tsv.gz", tables / "10x_reference_symbol_to_ensembl.tsv.gz"
+    everything = GeneVocabulary.from_tables(hgnc, tenx)
+    cells = [choose_counts(ad.read_h5ad(path)) for path in files(data / "train")]
+    profiles = [everything.match(p.var_names, p.var) for p in read_profiles(data / "pseudobulk")]
+    keep = training_genes(cells, everything, always=protein_coding_genes(hgnc), measured=profiles)
+    return GeneVocabulary.from_tables(hgnc, tenx, keep=keep)
+
+
+def default_phenotypes(data: Path) -> Phenotypes:
+    """Encode every term of the Cell Ontology, and the tissues and diseases of the corpus."""
+    context: set[str] = {HEALTHY}
+    for path in files(data / "train"):
+        obs = ad.read_h5ad(path, backed="r").obs
+        context |= {str(x) for key in (TISSUE, DISEASE) for x in obs[key].unique()}
+    for profile in read_profiles(data / "pseudobulk"):
+        context |= set(map(str, profile.obs[TISSUE].unique()))
+    encoder = TextEncoder.minilm()
+    return Phenotypes.encode([*Ontology("CL").ids, *sorted(context)], encoder, name=encoder.name)
+
+
+def renew_card(path: Path, card: str) -> None:
+    """Write the model at `path` anew with another card; weights and index stay as they are."""
+    model = scgp.Model.load(path)
+    index = scgp.ReferenceIndex.load(path / "index", model_fingerprint=model.fingerprint)
+    model.card = card
+    model.save(path, overwrite=True)
+    index.save(path / "index")
+
+
+def main() -> None:
+    """Read the data, train, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pool-steps", type=int, default=TrainConfig().pool_steps)
+    parser.add_argument("--steps", type=int, default=TrainConfig().steps)
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--card-only", action="store_true", help="renew the card of --out")
+    options = parser.parse_args()
+    card = (Path(__file__).parent / "model_card.md").read_text(encoding="utf-8")
+    if options.card_only:
+        renew_card(options.out, card)
+        return
+    model = scgp.train(
+        files(options.data / "train"),
+        out=options.out,
+        tissue_key=TISSUE,
+        disease_key=DISEASE,
+        unlabelled=files(options.data / "unlabelled"),
+        drawn=read_drawn(options.data / "pseudobulk", seed=options.seed),
+        genes=default_genes(options.data),
+        phenotypes=default_phenotypes(options.data),
+        settings=TrainConfig(pool_steps=options.pool_steps, steps=options.steps, seed=options.seed),
+        device=options.device,
+        overwrite=options.overwrite,
+        card=card,
+    )
+    print(model)
+
+
+if __name__ == "__main__":
+    main()
