@@ -1,0 +1,224 @@
+"""From predictions to the tables of the benchmark: Markdown to read, JSON to compute with.
+
+Owns what a row of a table is. A score is the mean over units (files of ``eval``, studies of the
+folds), then mean and standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.folds import SHIFT_GROUPS, group_of
+from benchmarks.scores import Answer, mean_over, reachable, score, spread_over
+from benchmarks.store import cells_of, read_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pandas as pd
+
+    Ancestors = Callable[[str], frozenset[str]]
+    # (setting, row, seed) -> unit -> scores
+    Scores = dict[tuple[str, str, int], dict[str, dict[str, float]]]
+
+# score -> (heading, digits)
+SHOWN = {
+    "accuracy": ("accuracy", 3),
+    "macro_f1": ("macro-F1", 3),
+    "soft": ("soft", 3),
+    "macro_f1_exact": ("exact macro-F1", 3),
+    "unknown": ("unknown", 3),
+    "ece": ("ECE", 3),
+    "aurc": ("AURC", 3),
+}
+SHIFT = " (shift)"
+
+
+def collect(folder: Path, ancestors: Ancestors) -> tuple[Scores, list[dict[str, Any]]]:
+    """Score every run of a folder; also return what each run says of itself.
+
+    A study whose files lie in one fold is one unit, whatever the number of its files.
+    """
+    scores: Scores = defaultdict(dict)
+    facts = []
+    for run in read_runs(folder):
+        facts.append({name: value for name, value in run.items() if name not in {"files"}})
+        table = cells_of(run)
+        unit = "file" if run["setting"] == "eval" else "study"
+        for (row, name), part in table.groupby(["row", unit], sort=True):
+            shift = run["setting"] == "eval" and _is_shift(part)
+            answer = Answer(
+                part["label"].to_numpy(dtype=object), part["confidence"].to_numpy(np.float32)
+            )
+            true_N = part["true"].to_numpy(dtype=object)
+            found = score(true_N, answer, ancestors)
+            found["reachable"] = reachable(true_N, run["trained"], ancestors)
+            key = (run["setting"], str(row), int(run["seed"]))
+            scores[key][f"{name}{SHIFT}" if shift else str(name)] = found
+    return dict(scores), facts
+
+
+def _is_shift(part: pd.DataFrame) -> bool:
+    groups = {
+        group_of(file, study) for file, study in zip(part["file"], part["study"], strict=True)
+    }
+    return groups <= SHIFT_GROUPS
+
+
+def sections(scores: Scores) -> dict[str, Scores]:
+    """Return the tables: every setting, and for eval the new studies by themselves."""
+    named: dict[str, Scores] = {}
+    for setting in sorted({key[0] for key in scores}):
+        rows = {key: units for key, units in scores.items() if key[0] == setting}
+        named[setting] = rows
+        new = {k: {u: s for u, s in units.items() if SHIFT not in u} for k, units in rows.items()}
+        if any(len(new[key]) < len(rows[key]) for key in rows) and all(new.values()):
+            named[f"{setting}, new studies only"] = new
+    return named
+
+
+def summary(rows: Scores) -> dict[str, dict[str, Any]]:
+    """Return mean and spread over seeds of the mean over units, per row of the table."""
+    by_row: dict[str, list[dict[str, float]]] = defaultdict(list)
+    units: dict[str, set[str]] = defaultdict(set)
+    for (_, row, _), found in sorted(rows.items()):
+        by_row[row].append(mean_over(found.values()))
+        units[row] |= set(found)
+    return {
+        row: {"seeds": len(means), "units": len(units[row]), "scores": spread_over(means)}
+        for row, means in by_row.items()
+    }
+
+
+def _number(value: float, spread: float, digits: int) -> str:
+    if math.isnan(value):
+        return "-"
+    text = f"{value:.{digits}f}".replace("0.", ".", 1) if 0 <= value < 1 else f"{value:.{digits}f}"
+    shown = "" if math.isnan(spread) else f" ± {spread:.{digits}f}".replace("0.", ".", 1)
+    return text + shown
+
+
+def main_table(rows: Scores) -> list[str]:
+    """Return the Markdown lines of one summary, best macro-F1 + soft score first."""
+    found = summary(rows)
+
+    def rank(row: str) -> float:
+        return -(found[row]["scores"]["macro_f1"][0] + found[row]["scores"]["soft"][0])
+
+    heads = [heading for heading, _ in SHOWN.values()]
+    lines = [
+        "| method | " + " | ".join(heads) + " | units x seeds |",
+        "| --- |" + " ---: |" * (len(heads) + 1),
+    ]
+    for row in sorted(found, key=rank):
+        cells = [
+            _number(*found[row]["scores"][name], digits) for name, (_, digits) in SHOWN.items()
+        ]
+        size = f"{found[row]['units']} x {found[row]['seeds']}"
+        lines.append(f"| {row} | {' | '.join(cells)} | {size} |")
+    return lines
+
+
+def unit_table(rows: Scores) -> list[str]:
+    """Return macro-F1 / soft score per unit and method, means over seeds."""
+    names = sorted({row for _, row, _ in rows})
+    units = sorted({unit for found in rows.values() for unit in found})
+    lines = [
+        "| unit | cells | reachable | " + " | ".join(names) + " |",
+        "| --- |" + " ---: |" * (len(names) + 2),
+    ]
+    for unit in units:
+        of_unit = {
+            name: mean_over([f[unit] for key, f in rows.items() if key[1] == name and unit in f])
+            for name in names
+        }
+        any_row = next(found for found in of_unit.values() if found)
+        cells = [
+            f"{_number(f['macro_f1'], math.nan, 2)} / {_number(f['soft'], math.nan, 2)}"
+            if f
+            else "-"
+            for f in of_unit.values()
+        ]
+        size = f"{any_row['cells']:.0f} | {_number(any_row['reachable'], math.nan, 2)}"
+        lines.append(f"| {unit} | {size} | {' | '.join(cells)} |")
+    return lines
+
+
+def time_table(facts: list[dict[str, Any]]) -> list[str]:
+    """Return minutes per fold of each method and setting, by the clock and of processor time."""
+    seconds: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for run in facts:
+        seconds[run["method"], run["setting"]].append((run["seconds"], run["cpu_seconds"]))
+    lines = [
+        "| method | setting | runs | minutes a fold | CPU minutes a fold |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for (method, setting), values in sorted(seconds.items()):
+        clock, cpu = np.mean(values, axis=0) / 60
+        lines.append(f"| {method} | {setting} | {len(values)} | {clock:.1f} | {cpu:.1f} |")
+    return lines
+
+
+NOTES = """\
+Right: the true term or a descendant of it. Macro-F1 under that rule, over the true terms of the
+query; soft: shared ancestors over the union of ancestors. Unknown cells are wrong and score 0; they
+are left out of ECE (15 bins of equal mass) and come last in AURC (lower is better). Means over
+units, then mean ± standard deviation over seeds. Reachable: the share of cells whose term, or one
+below it, is a label of the training cells. "(shift)": the same study trains (control cells) and is
+asked (stimulated cells); that is no new study."""
+
+
+def write_report(folder: Path, results: Path, ancestors: Ancestors, command: str) -> str:
+    """Write ``benchmark.md`` and ``benchmark.json`` from the runs, and return the Markdown."""
+    scores, facts = collect(folder, ancestors)
+    lines = [f"Made by `{command}`.", "", NOTES]
+    content: dict[str, Any] = {"command": command, "sections": {}}
+    for name, rows in sections(scores).items():
+        lines += ["", f"## {name}", "", *main_table(rows), "", *unit_table(rows)]
+        content["sections"][name] = {
+            "summary": summary(rows),
+            "units": [
+                {"method": row, "seed": seed, "unit": unit, **found}
+                for (_, row, seed), units in sorted(rows.items())
+                for unit, found in sorted(units.items())
+            ],
+        }
+    lines += ["", "## Time", "", *time_table(facts), ""]
+    content["runs"] = [
+        {
+            n: run.get(n)
+            for n in (
+                "setting",
+                "fold",
+                "method",
+                "seed",
+                "options",
+                "chosen",
+                "seconds",
+                "cpu_seconds",
+            )
+        }
+        for run in facts
+    ]
+    text = "\n".join(lines)
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "benchmark.md").write_text(text, encoding="utf-8")
+    (results / "benchmark.json").write_text(
+        json.dumps(_finite(content), indent=1), encoding="utf-8"
+    )
+    return text
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN, which JSON does not have, by null."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,244 @@
+"""The benchmark of scgp: one table for scgp and its peers, on the same cells.
+
+    python benchmarks/run.py --data ../shared/data
+    python benchmarks/run.py --reference a.h5ad --query b.h5ad --label-key cell_type
+
+Runs what is missing of every setting, seed, fold and method, then writes the tables. See README.md
+beside this file.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.baselines import Method, Rows
+    from benchmarks.corpus import Split
+
+    Ancestors = Callable[[str], frozenset[str]]
+
+SETTINGS = ("eval", "folds")
+METHODS = ("majority", "knn-pca", "lr-pca", "lr-genes", "celltypist", "scanvi", "scgp")
+HERE = Path(__file__).resolve().parent
+
+
+def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; what cannot go together is refused here."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, help="folder with train/, eval/, resources/")
+    parser.add_argument("--reference", type=Path, help="labelled .h5ad to train on")
+    parser.add_argument("--query", type=Path, help="labelled .h5ad to ask")
+    parser.add_argument("--label-key", default="cell_type", help="obs column of both, for a pair")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--folds", default="5", help="a number, or 'each' for every study")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--drawn", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--max-cells-per-type-and-study", type=int, help="thin training cells")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "runs")
+    parser.add_argument("--results", type=Path, help="tables (default: the folder above --out)")
+    arguments = parser.parse_args(argv)
+    pair = arguments.reference is not None or arguments.query is not None
+    if pair and (arguments.reference is None or arguments.query is None):
+        parser.error("--reference and --query go together")
+    if arguments.data is None:
+        parser.error("--data is needed: the folder with train/, eval/ and resources/genes")
+    if arguments.folds != "each" and not arguments.folds.isdecimal():
+        parser.error(f"--folds is {arguments.folds!r}; expected a number or 'each'")
+    arguments.pair = pair
+    return arguments
+
+
+def make_method(name: str) -> Method:
+    """Return a baseline; the heavy libraries are imported only for the methods that run."""
+    from benchmarks import baselines
+
+    light: dict[str, Callable[[], Method]] = {
+        "majority": baselines.Majority,
+        "knn-pca": baselines.KnnOnPca,
+        "lr-pca": baselines.LogisticOnPca,
+        "lr-genes": baselines.LogisticOnGenes,
+    }
+    if name in light:
+        return light[name]()
+    if name == "celltypist":
+        from benchmarks.celltypist_method import CellTypist
+
+        return CellTypist()
+    from benchmarks.scanvi import Scanvi
+
+    return Scanvi()
+
+
+def lineage() -> Ancestors:
+    """Return the function from a term to its ancestors; a label that is no term has itself only."""
+    from scgp.phenotypes.ontology import Ontology
+
+    ontology = Ontology("CL")
+
+    @functools.cache
+    def ancestors(term: str) -> frozenset[str]:
+        return ontology.ancestors(term) if ontology.is_term(term) else frozenset({term})
+
+    return ancestors
+
+
+def say(text: str) -> None:
+    """Write a line of progress."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+def splits_of(arguments: argparse.Namespace) -> Iterator[tuple[int, Split]]:
+    """Yield every split of every seed: the drawn cells change with the seed, the folds do not."""
+    from benchmarks import corpus
+    from scgp.phenotypes.ontology import Ontology
+
+    vocabulary = corpus.read_vocabulary(arguments.data)
+    if arguments.pair:
+        read = functools.partial(
+            corpus.read_pair_file,
+            label_key=arguments.label_key,
+            ontology=Ontology("CL"),
+            vocabulary=vocabulary,
+        )
+        train, queries = [read(arguments.reference)], [read(arguments.query)]
+    else:
+        train = corpus.read_folder(arguments.data / "train", vocabulary)
+        queries = corpus.read_folder(arguments.data / "eval", vocabulary)
+    for seed in arguments.seeds:
+        drawn = corpus.draw(arguments.data, vocabulary, seed=seed) if arguments.drawn else []
+        if arguments.pair:
+            name = f"{arguments.reference.stem}-to-{arguments.query.stem}"
+            yield seed, corpus.Split("pair", name, train + drawn, queries)
+            continue
+        if "eval" in arguments.settings:
+            yield seed, corpus.eval_split(train, drawn, queries)
+        if "folds" in arguments.settings:
+            n_folds = None if arguments.folds == "each" else int(arguments.folds)
+            for split in corpus.fold_splits(train, drawn, n_folds=n_folds):
+                yield seed, split
+
+
+def run_baseline(
+    method: Method, split: Split, ancestors: Ancestors, choice: Path, *, seed: int
+) -> tuple[list[Rows], dict[str, Any]]:
+    """Choose settings on the training side, then fit and predict for every query file.
+
+    The choice is made by the first seed that gets here, kept in the file ``choice`` for the
+    others, on the genes of the query file that measures most; every file then gets a fit of its
+    own, on its own genes.
+    """
+    from benchmarks.corpus import join, on_query_genes
+    from benchmarks.selection import choose_setting
+    from benchmarks.store import read_json, write_json
+
+    if not choice.is_file() or read_json(choice)["setting"] not in method.grid:
+        widest = max(split.queries, key=lambda source: int(source.cells.measured_G.sum()))
+        best, scores = choose_setting(method, split.train, widest.cells, ancestors, seed=seed)
+        inner = [list(pair) for pair in zip(method.grid, scores, strict=False)]
+        write_json(choice, {"setting": best, "by_seed": seed, "inner": inner})
+    chosen = read_json(choice)
+    setting = chosen["setting"]
+    train = join(split.train)
+    rows = []
+    for source in split.queries:
+        train_cells, query_cells = on_query_genes(train, source.cells)
+        rows += method.answers(train_cells, query_cells, [setting], seed=seed)
+    return rows, chosen
+
+
+def run_scgp(split: Split, folder: Path, *, seed: int) -> tuple[list[Rows], dict[str, Any]]:
+    """Train scgp on the split and annotate every query file."""
+    from benchmarks.scgp_method import fit_scgp, scgp_rows
+
+    adatas = [source.adata for source in split.train]
+    model = fit_scgp(adatas, seed, folder / "models" / split.setting / split.name / f"seed{seed}")
+    return [scgp_rows(model, source.adata) for source in split.queries], {}
+
+
+def thinned(split: Split, most: int | None, *, seed: int) -> Split:
+    """Return the split with at most ``most`` training cells of each study and type."""
+    from benchmarks.corpus import Split, thin
+
+    if most is None:
+        return split
+    train = [thin(source, most=most, seed=seed) for source in split.train]
+    return Split(split.setting, split.name, train, split.queries)
+
+
+def run_split(
+    split: Split, ancestors: Ancestors, arguments: argparse.Namespace, *, seed: int
+) -> None:
+    """Run the methods that have no result for this split and seed."""
+    from benchmarks.store import RunKey, is_done, write_run
+
+    most = arguments.max_cells_per_type_and_study
+    options = {"drawn": arguments.drawn, "max_cells_per_type_and_study": most}
+    keys = {name: RunKey(split.setting, split.name, name, seed) for name in arguments.methods}
+    methods = {name: make_method(name) for name in arguments.methods if name != "scgp"}
+    grids = {name: methods[name].grid if name in methods else [] for name in keys}
+    missing = [n for n in keys if not is_done(arguments.out, keys[n], options, grids[n])]
+    if not missing:
+        return
+    split = thinned(split, most, seed=seed)
+    trained = sorted({label for source in split.train for label in source.cells.label_N})
+    for name in missing:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        if name == "scgp":
+            rows, chosen = run_scgp(split, arguments.out, seed=seed)
+        else:
+            choice = keys[name].choice_path(arguments.out)
+            rows, chosen = run_baseline(methods[name], split, ancestors, choice, seed=seed)
+        seconds = round(time.perf_counter() - start, 1)
+        facts = {
+            "options": options,
+            "grid": grids[name],
+            "trained": trained,
+            "chosen": chosen,
+            "seconds": seconds,
+            "cpu_seconds": round(time.process_time() - start_cpu, 1),
+        }
+        write_run(arguments.out, keys[name], split.queries, rows, facts)
+        what = f"{split.setting} {split.name} seed {seed} {name}"
+        say(f"{what}: {seconds:.0f} s {chosen.get('setting', '')}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run what is missing and write the tables."""
+    arguments = read_arguments(argv)
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    from benchmarks.report import write_report
+
+    torch.set_num_threads(arguments.threads)
+    ancestors = lineage()
+    with threadpool_limits(limits=arguments.threads):
+        for seed, split in splits_of(arguments):
+            run_split(split, ancestors, arguments, seed=seed)
+    words = sys.argv[1:] if argv is None else argv
+    command = shlex.join(["python", "benchmarks/run.py", *words])
+    results = arguments.results or arguments.out.parent
+    sys.stdout.write(write_report(arguments.out, results, ancestors, command))
+
+
+if __name__ == "__main__":
+    main()
