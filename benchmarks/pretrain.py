@@ -55,8 +55,7 @@ def renew_card(path: Path, card: str) -> None:
     model = scgp.Model.load(path)
     index = scgp.ReferenceIndex.load(path / "index", model_fingerprint=model.fingerprint)
     model.card = card
-    model.save(path, overwrite=True)
-    index.save(path / "index")
+    model.save(path, overwrite=True, beside={"index": index.save})
 
 
 def main() -> None:

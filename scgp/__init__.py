@@ -14,7 +14,8 @@ from scgp.errors import ScgpError, ScgpWarning
 
 if TYPE_CHECKING:
     from scgp import demo, pl
-    from scgp.annotate import annotate, build_index
+    from scgp.annotate import annotate
+    from scgp.build import build_index
     from scgp.embed import embed
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
@@ -44,7 +45,7 @@ _LAZY = {
     "Model": ("scgp.model.checkpoint", "Model"),
     "ReferenceIndex": ("scgp.reference.index", "ReferenceIndex"),
     "annotate": ("scgp.annotate", "annotate"),
-    "build_index": ("scgp.annotate", "build_index"),
+    "build_index": ("scgp.build", "build_index"),
     "demo": ("scgp.demo", ""),
     "embed": ("scgp.embed", "embed"),
     "load_model": ("scgp.model.checkpoint", "Model.load"),

@@ -5,7 +5,6 @@ joint space.
 """
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -14,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from scgp.cells.corpus import Corpus
 from scgp.embed import CellVectors, embed_rows
-from scgp.errors import ScgpWarning
+from scgp.errors import warn_user
 from scgp.model.checkpoint import Model
 from scgp.objective import TermTable
 from scgp.phenotypes.ontology import Ontology
@@ -58,11 +57,9 @@ def calibrate(
     group_N = independent_groups(corpus, types.cell_N)
     n_groups = int(group_N.max(initial=-1)) + 1
     if n_groups < 2:
-        warnings.warn(
+        warn_user(
             "all labelled cells come from one donor: confidence cannot be calibrated on held-out "
-            "donors, and default weights are kept",
-            ScgpWarning,
-            stacklevel=3,
+            "donors, and default weights are kept"
         )
         return Fusion()
     fold_of_group = _folds(group_N, min(N_FOLDS, n_groups))

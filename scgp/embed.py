@@ -4,7 +4,6 @@ Shape suffixes: B cells, L gene tokens, E width of the joint space, N expressed 
 """
 
 import contextlib
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ from tqdm.auto import tqdm
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.tokens import TokenBatch
-from scgp.errors import ArgumentError, DeviceError, ScgpWarning
+from scgp.errors import ArgumentError, DeviceError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.model.network import CellInput
+from scgp.slots import check_target, write_slots
 
 #: Cells that go through the network at once. Always this many (the last chunk is filled up), so
 #: that a cell's vector depends neither on the batch size nor on its company.
@@ -115,10 +115,11 @@ def embed(
         progress=progress,
     )  # fmt: skip
     warn_empty(vectors, "their vector is zero")
-    target = writable(adata, copy=copy)
-    target.obsm[f"X_{key_added}"] = vectors.cell_BE
-    target.uns[key_added] = facts
-    return target if copy else None
+    slots: dict[str, dict[str, object]] = {
+        "obsm": {f"X_{key_added}": vectors.cell_BE},
+        "uns": {key_added: facts},
+    }
+    return write_slots(adata, slots, copy=copy)
 
 
 def embed_adata(
@@ -255,43 +256,11 @@ def resolve_device(device: str | None) -> torch.device:
     return found
 
 
-def check_adata(adata: ad.AnnData) -> None:
-    """Refuse what is no AnnData, before any work is done."""
-    if not isinstance(adata, ad.AnnData):
-        msg = f"expected an AnnData, found {type(adata).__name__}"
-        raise ArgumentError(msg)
-
-
-def check_target(adata: ad.AnnData, *, key_added: str, copy: bool) -> None:
-    """Refuse what cannot be written to, and names that no file can hold, before any work."""
-    check_adata(adata)
-    if copy and adata.isbacked:
-        msg = "copy=True would read the whole file; use copy=False, or adata.to_memory() first"
-        raise ArgumentError(msg)
-    if adata.isbacked and adata.is_view:
-        msg = "a view of a backed AnnData cannot be written to; call .to_memory() on it first"
-        raise ArgumentError(msg)
-    if key_added == "" or "/" in key_added:
-        msg = f"key_added is {key_added!r}; expected a name without '/'"
-        raise ArgumentError(msg)
-
-
 def warn_empty(vectors: CellVectors, consequence: str) -> None:
     """Say how many cells are empty, and what becomes of them; for the verbs' users."""
     n_empty = int((vectors.total_B == 0).sum())
     if n_empty:
-        warnings.warn(
+        warn_user(
             f"{n_empty} of {len(vectors.total_B)} cells have no count in the genes of the model: "
-            f"{consequence}",
-            ScgpWarning,
-            stacklevel=3,
+            f"{consequence}"
         )
-
-
-def writable(adata: ad.AnnData, *, copy: bool) -> ad.AnnData:
-    """Return what to write to: `adata`, made actual if it is a view, or a copy of it."""
-    if copy:
-        return adata.copy()
-    if adata.is_view:
-        adata._init_as_actual(adata.copy())
-    return adata

@@ -1,4 +1,14 @@
-"""Every error and warning that scgp raises; knows nothing else of the package."""
+"""Every error and warning that scgp raises, and whose line a warning names.
+
+Knows nothing else of the package.
+"""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+_INSIDE = str(Path(__file__).parent) + os.sep
 
 
 class ScgpError(Exception):
@@ -43,3 +53,22 @@ class DeviceError(ScgpError, ValueError):
 
 class ScgpWarning(UserWarning):
     """Something the user should know, though the answer stands."""
+
+
+def warn_user(message: str) -> None:
+    """Issue a :class:`ScgpWarning` that names the caller's line: the first outside the package.
+
+    However deep in the package the reason was found, the user sees their own call. Python has this
+    as ``skip_file_prefixes`` from 3.12 on.
+    """
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_INSIDE) and frame.f_back is not None:
+        frame = frame.f_back
+    warnings.warn_explicit(
+        message,
+        ScgpWarning,
+        filename=frame.f_code.co_filename,
+        lineno=frame.f_lineno,
+        module=frame.f_globals.get("__name__", "<string>"),
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )

@@ -20,8 +20,9 @@ from scgp.cells.vocabulary import GeneVocabulary
 from scgp.embed import resolve_device
 from scgp.errors import ArgumentError, LabelError
 from scgp.loop import fit_network
-from scgp.model.checkpoint import Model
+from scgp.model.checkpoint import KIND, MANIFEST, Model
 from scgp.model.config import ModelConfig, TrainConfig
+from scgp.model.directory import check_target
 from scgp.model.network import CellTransformer
 from scgp.objective import TermTable, term_tables
 from scgp.phenotypes.terms import Phenotypes
@@ -92,7 +93,7 @@ def train(
         Go on with the unfinished run in ``<out>.training``, if it is one of the same settings and
         data; False starts afresh.
     overwrite
-        Replace a model that stands at `out`.
+        Replace a model that stands at `out`; nothing else is ever replaced.
     card
         Model card, kept in the directory.
     progress
@@ -105,7 +106,7 @@ def train(
     Raises
     ------
     ArgumentError
-        `out` exists, or arguments contradict each other.
+        `out` exists (with `overwrite`: and is no saved model), or arguments contradict each other.
     LabelError
         No cell has a label.
     CheckpointError
@@ -113,10 +114,7 @@ def train(
     KeyboardInterrupt
         The run was interrupted; its state is kept, and the same call goes on with it.
     """
-    out = Path(out).expanduser()
-    if out.exists() and not overwrite:
-        msg = f"{out} exists; choose another directory, or pass overwrite=True"
-        raise ArgumentError(msg)
+    out = check_target(out, kind=KIND, manifest_name=MANIFEST, overwrite=overwrite)
     settings = settings or TrainConfig()
     on = resolve_device(device)
     model = _start(base, genes, phenotypes, config, settings.seed)
@@ -151,8 +149,7 @@ def train(
         model.config, model.network, model.genes, model.phenotypes, card=card, details=details
     )
     index = reference_of(trained, corpus, tables["type"], seed=settings.seed, fusion=fusion)
-    trained.save(out, overwrite=overwrite)
-    index.save(out / "index")
+    trained.save(out, beside={"index": index.save}, overwrite=overwrite)
     if work.is_dir():
         _keep_history(work, out)
     return Model.load(out)

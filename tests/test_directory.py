@@ -10,7 +10,13 @@ import pytest
 
 from scgp.errors import ArgumentError, CheckpointError
 from scgp.model import directory
-from scgp.model.directory import load_npz, read_directory, save_npz, write_directory
+from scgp.model.directory import (
+    check_target,
+    load_npz,
+    read_directory,
+    save_npz,
+    write_directory,
+)
 
 NAMES = {"kind": "thing", "manifest_name": "thing.json"}
 
@@ -173,6 +179,88 @@ def test_overwrite_replaces_only_what_we_wrote(tmp_path):
         with pytest.raises(ArgumentError, match="no directory"):
             write(tmp_path / name, overwrite=True)
     assert read_directory(tmp_path / "thing", **NAMES)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("found", ["nothing", "thing", "folder", "file", "link", "lost link"])
+def test_a_target_is_refused_at_once_as_it_would_be_in_the_end(
+    tmp_path, monkeypatch, found, overwrite
+):
+    """What a verb asks before an hour of work, with the words that saving has."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("here")
+    if found == "thing":
+        write(path)
+    elif found == "folder":
+        path.mkdir()
+    elif found == "file":
+        path.write_bytes(b"")
+    elif "link" in found:
+        path.symlink_to(write(tmp_path / "other") if found == "link" else "nowhere")
+    before = tree(tmp_path)
+    if found == "nothing" or (found == "thing" and overwrite):
+        assert check_target(path, overwrite=overwrite, **NAMES) == tmp_path / "here"
+        assert tree(tmp_path) == before
+        write(path, overwrite=overwrite)
+        return
+    with pytest.raises(ArgumentError) as early:
+        check_target(path, overwrite=overwrite, **NAMES)
+    with pytest.raises(ArgumentError) as late:
+        write(path, overwrite=overwrite)
+    assert str(early.value) == str(late.value)
+    assert str(tmp_path / "here") in str(early.value)
+    assert tree(tmp_path) == before
+
+
+def make_other(path):
+    """A saved directory of its own, as an index is inside a model."""
+    write_directory(path, {"c.txt": b"gamma"}, {}, kind="other", manifest_name="other.json")
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_directory_comes_with_those_inside_it(tmp_path, existed):
+    path = tmp_path / "thing"
+    if existed:
+        write(path, note="first")
+    write_directory(
+        path, {"a.txt": b"alpha"}, {}, beside={"inner": make_other, "more": make_other},
+        overwrite=existed, **NAMES,
+    )  # fmt: skip
+    assert sorted(read_directory(path, **NAMES)["files"]) == ["a.txt"]
+    for name in ("inner", "more"):
+        read_directory(path / name, kind="other", manifest_name="other.json")
+    assert tree(tmp_path) == [
+        "thing", "thing/a.txt", "thing/inner", "thing/inner/c.txt", "thing/inner/other.json",
+        "thing/more", "thing/more/c.txt", "thing/more/other.json", "thing/thing.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_directory_whose_inside_fails_is_not_there(tmp_path, existed):
+    path = tmp_path / "thing"
+    if existed:
+        write(path, note="first")
+    before = tree(tmp_path)
+
+    def fail(target):
+        target.mkdir()
+        (target / "half").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    beside = {"inner": make_other, "late": fail}
+    with pytest.raises(KeyboardInterrupt):
+        write_directory(path, {"a.txt": b"x"}, {}, beside=beside, overwrite=True, **NAMES)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["a.txt", "thing.json", "deep"])
+def test_what_comes_inside_takes_no_name_of_a_file(tmp_path, name):
+    files = {"a.txt": b"x", "deep/x.txt": b"y"}
+    with pytest.raises(ArgumentError, match="has that name"):
+        write_directory(tmp_path / "thing", files, {}, beside={name: make_other}, **NAMES)
+    assert tree(tmp_path) == []
+    with pytest.raises(CheckpointError, match="leaves its directory"):
+        write_directory(tmp_path / "thing", files, {}, beside={"../out": make_other}, **NAMES)
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])

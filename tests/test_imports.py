@@ -17,6 +17,7 @@ PACKAGE = ROOT / "scgp"
 FILES = sorted(PACKAGE.rglob("*.py"))
 VERBS = {
     "annotate",
+    "build",
     "embed",
     "train",
     "calibrate",
@@ -25,6 +26,7 @@ VERBS = {
     "context",
     "polyfunction",
     "perturb",
+    "slots",
 }
 LEVEL = {"errors": 0, "cells": 1, "phenotypes": 1, "model": 2, "reference": 3, "legend": 4, "pl": 5}
 LEVEL |= dict.fromkeys(VERBS, 4) | {"demo": 6, "__main__": 7}

@@ -217,34 +217,104 @@ def test_targets_are_what_the_cell_expresses():
             assert gene < n_genes
 
 
-def test_a_hidden_gene_is_in_neither_values_nor_pool_and_the_rest_stays():
+def test_a_hidden_gene_is_in_neither_values_nor_pool_and_the_rest_keeps_its_shares():
     tokens, n_genes = make_tokens(n_cells=40)
     masked = hide(tokens, n_genes, np.random.default_rng(1))
     assert not masked.tokens.value_BL[masked.hidden_BL].any()
     seen_BL = ~masked.hidden_BL
     np.testing.assert_array_equal(masked.tokens.gene_BL[seen_BL], tokens.gene_BL[seen_BL])
-    np.testing.assert_array_equal(masked.tokens.value_BL[seen_BL], tokens.value_BL[seen_BL])
+    np.testing.assert_array_equal(masked.tokens.pool_gene_N, tokens.pool_gene_N)
     for b in range(40):
         before, after = expressed(tokens, b), expressed(masked.tokens, b)
         gone = set(masked.tokens.gene_BL[b, masked.hidden_BL[b]].tolist())
-        assert after == {g: 0.0 if g in gone else v for g, v in before.items()}
+        assert {g for g, v in after.items() if v == 0} == gone & set(before)
+        kept = [g for g in before if g not in gone]
+        ratio = np.expm1([after[g] for g in kept]) / np.expm1([before[g] for g in kept])
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+        hidden = sum(np.expm1(before[g]) for g in gone & set(before))
+        assert ratio[0] == pytest.approx(1 / (1 - hidden / 1e4), rel=1e-5)
+        for gene, value in zip(
+            masked.tokens.gene_BL[b, seen_BL[b]], masked.tokens.value_BL[b, seen_BL[b]], strict=True
+        ):
+            assert value == after.get(int(gene), 0)  # tokens and pool agree to the bit
 
 
-def test_the_value_of_a_hidden_gene_changes_no_input():
+def cp10k_sums(tokens):
+    cell_N = np.repeat(np.arange(tokens.n_cells), np.diff(tokens.offset_B))
+    return np.bincount(cell_N, np.expm1(tokens.pool_value_N.astype(np.float64)))
+
+
+def test_the_sum_of_what_is_hidden_cannot_be_read_off_what_is_seen():
+    tokens, n_genes = make_tokens()
+    masked = hide(tokens, n_genes, np.random.default_rng(1))
+    seen_N = masked.tokens.pool_value_N > 0
+    assert 0.1 < 1 - seen_N.mean() < 0.3  # expressed genes were hidden
+    np.testing.assert_allclose(cp10k_sums(tokens), 1e4, rtol=1e-5)
+    np.testing.assert_allclose(cp10k_sums(masked.tokens), 1e4, rtol=1e-5)
+
+
+def test_the_counts_of_hidden_genes_change_no_input():
+    """Ten times the counts of each hidden gene: new totals, but nothing that is seen changes."""
     tokens, n_genes = make_tokens(n_cells=40)
     masked = hide(tokens, n_genes, np.random.default_rng(1))
     stays_BL = masked.hidden_BL & (masked.target_BL > 0)
-    value_BL, pool_value_N = tokens.value_BL.copy(), tokens.pool_value_N.copy()
-    value_BL[stays_BL] *= 2
     cell_N = np.repeat(np.arange(40), np.diff(tokens.offset_B))
     hidden = {(int(b), int(tokens.gene_BL[b, i])) for b, i in np.argwhere(stays_BL)}
-    is_hidden_N = [pair in hidden for pair in zip(cell_N, tokens.pool_gene_N, strict=True)]
-    pool_value_N[is_hidden_N] *= 2
-    changed = dataclasses.replace(tokens, value_BL=value_BL, pool_value_N=pool_value_N)
+    is_hidden_N = np.array(
+        [pair in hidden for pair in zip(cell_N, tokens.pool_gene_N.tolist(), strict=True)]
+    )
+    cp10k_N = np.expm1(tokens.pool_value_N) * np.where(is_hidden_N, 10, 1)
+    total_B = np.bincount(cell_N, cp10k_N) / 1e4
+    cp10k_BL = np.expm1(tokens.value_BL) * np.where(stays_BL, 10, 1) / total_B[:, None]
+    changed = dataclasses.replace(
+        tokens,
+        value_BL=np.log1p(cp10k_BL).astype(np.float32),
+        pool_value_N=np.log1p(cp10k_N / total_B[cell_N]).astype(np.float32),
+    )
+    moved_N = np.abs(changed.pool_value_N - tokens.pool_value_N) > 0.01
+    assert moved_N.mean() > 0.9
     again = hide(changed, n_genes, np.random.default_rng(1))
-    for name in ("gene_BL", "value_BL", "pool_gene_N", "pool_value_N", "offset_B"):
+    for name in ("gene_BL", "pool_gene_N", "offset_B"):
         np.testing.assert_array_equal(getattr(again.tokens, name), getattr(masked.tokens, name))
-    np.testing.assert_array_equal(again.target_BL[stays_BL], 2 * masked.target_BL[stays_BL])
+    for name in ("value_BL", "pool_value_N"):
+        seen = getattr(again.tokens, name)
+        np.testing.assert_allclose(seen, getattr(masked.tokens, name), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(again.target_BL[stays_BL], changed.value_BL[stays_BL])
+
+
+def test_a_cell_that_is_hidden_whole_and_one_that_is_seen_whole(monkeypatch):
+    tokens, n_genes = make_tokens(n_cells=3, n_tokens=200)
+    monkeypatch.setattr(sampling, "HIDDEN_SHARE", 1.1)
+    monkeypatch.setattr(sampling, "DRAWS", 0)  # every hidden token is an expressed gene
+    masked = hide(tokens, n_genes, np.random.default_rng(1))
+    assert not masked.tokens.pool_value_N.any()
+    assert not masked.tokens.value_BL.any()
+    np.testing.assert_array_equal(masked.target_BL, tokens.value_BL)
+    monkeypatch.setattr(sampling, "HIDDEN_SHARE", 0.0)
+    masked = hide(tokens, n_genes, np.random.default_rng(1))
+    for x, y in zip(arrays(masked.tokens), arrays(tokens), strict=True):
+        np.testing.assert_array_equal(x, y)
+        assert x.dtype == y.dtype
+
+
+@pytest.mark.parametrize("n_tokens", [16, 64])
+def test_about_half_of_the_hidden_tokens_are_unexpressed_among_real_counts(all_blood, n_tokens):
+    """Blood cells share many genes: what one of them expresses, another often does, too."""
+    n_genes = all_blood.n_vars
+    tokenizer = Tokenizer(n_genes, n_tokens, np.ones(n_genes, np.float32))
+    tokens = tokenizer.tokenize(all_blood.X, np.arange(n_genes))
+    masked = hide(tokens, n_genes, np.random.default_rng(0))
+    target_H = masked.target_BL[masked.hidden_BL]
+    assert 0.4 < (target_H == 0).mean() < 0.6
+    again = hide(tokens, n_genes, np.random.default_rng(0))
+    np.testing.assert_array_equal(again.tokens.gene_BL, masked.tokens.gene_BL)
+
+
+def test_a_cell_alone_has_no_unexpressed_gene_to_take():
+    tokens, n_genes = make_tokens(n_cells=1)
+    masked = hide(tokens, n_genes, np.random.default_rng(1))
+    assert masked.hidden_BL.any()
+    np.testing.assert_array_equal(masked.tokens.gene_BL, tokens.gene_BL)
 
 
 def test_hiding_does_not_touch_its_argument():

@@ -1,6 +1,7 @@
 """train(): a whole run on a few synthetic cells, interrupted, resumed, refused, fine-tuned."""
 
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -265,6 +266,71 @@ def test_an_output_that_exists_is_refused_before_any_work(cells, whole, monkeypa
     monkeypatch.setattr(sys.modules["scgp.train"], "read_corpus", None)
     with pytest.raises(ArgumentError, match="overwrite=True"):
         train(cells, whole[1])
+
+
+@pytest.mark.parametrize("found", ["folder", "index", "file", "lost link"])
+def test_what_overwriting_would_not_replace_is_refused_before_any_work(
+    cells, whole, tmp_path, monkeypatch, found
+):
+    out = tmp_path / "mine"
+    if found == "folder":
+        out.mkdir()
+        (out / "thesis.tex").write_bytes(b"years")
+    elif found == "index":
+        shutil.copytree(whole[1] / "index", out)
+    elif found == "file":
+        out.write_bytes(b"x")
+    else:
+        out.symlink_to("nowhere")
+    with pytest.raises(ArgumentError) as late:
+        whole[0].save(out, overwrite=True)
+    monkeypatch.setattr(sys.modules["scgp.train"], "read_corpus", None)
+    with pytest.raises(ArgumentError) as early:
+        train(cells, out, overwrite=True)
+    assert str(early.value) == str(late.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_model_never_stands_without_its_index(cells, whole, tmp_path, monkeypatch, existed):
+    """Ctrl-C while the index is written: no model, or the old one whole, and training kept."""
+    out = tmp_path / "model"
+    if existed:
+        shutil.copytree(whole[1], out)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    other = TrainConfig(**SHORT.to_dict() | {"seed": 1})
+
+    def interrupted(self, path, **_):
+        path.mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReferenceIndex, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(cells, out, settings=other, overwrite=existed)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert out.exists() == existed
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1)  # no further step is taken
+        model = train(cells, out, settings=other, overwrite=existed)
+    ReferenceIndex.load(out / "index", model_fingerprint=model.fingerprint)
+    assert model.fingerprint != whole[0].fingerprint
+
+
+def test_a_model_saved_anew_keeps_its_index_if_it_is_given(whole, tmp_path):
+    """What renews a card: model and index change places with the old ones in one step."""
+    model, out = whole
+    copied = tmp_path / "model"
+    shutil.copytree(out, copied)
+    index = ReferenceIndex.load(copied / "index", model_fingerprint=model.fingerprint)
+    renewed = Model.load(copied)
+    renewed.card = "# Another card"
+    renewed.save(copied, overwrite=True, beside={"index": index.save})
+    assert Model.load(copied).card == "# Another card"
+    for name in ("model.safetensors", "genes.tsv", "index/labels.npz", "index/index.json"):
+        assert (copied / name).read_bytes() == (out / name).read_bytes()
+    renewed.save(copied, overwrite=True)  # as its docstring says
+    assert not (copied / "index").exists()
 
 
 def test_overwriting_replaces_the_model(cells, tmp_path):

@@ -3,6 +3,7 @@
 Shape suffixes: N cells, G genes, S sources.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +19,13 @@ from scgp.cells.vocabulary import GeneVocabulary
 #: ``obs`` column that tells which profile a drawn cell was drawn from (`draw_cells` writes it).
 PROFILE = "profile"
 
+#: Donor names, folded, that many studies give to donors of their own: a number or a letter, alone
+#: or after a word for donor. "1.0" is how a column of numbers with gaps is read.
+_GENERIC_DONOR = re.compile(
+    r"(donor|patient|sample|subject|individual)?[\s_.#-]*([dpshn]?[\s_.#-]*\d+(\.0)?|[a-z])"
+)
+_NO_DONOR = frozenset(["", "unknown", "na", "nan", "none"])
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -30,8 +38,10 @@ class Corpus:
     label_N, tissue_N, disease_N
         What each cell is called, as the sources say; "" where they do not.
     study_N, donor_N
-        Integer codes; a donor may stand in several studies, an unknown one in one only. Each
-        profile is a study of its own.
+        Integer codes. Each profile is a study of its own. A donor may stand in several studies, if
+        its name is specific ("Zheng_donorA"): such studies are not independent. A donor that is
+        unknown or has a generic name ("1", "donor 2", "D3", "patient_4", "A") stands in one only:
+        the same name in another study is another donor.
     drawn_N
         Whether the cell was drawn from a mean profile.
     studies
@@ -130,7 +140,11 @@ def _read(
 
 
 def _donor_names(columns: pd.DataFrame) -> np.ndarray:
-    """Return the donors; where the donor is not known, the study stands for it."""
-    folded = columns["donor"].astype(str).str.casefold()
-    nameless = folded.isin(["", "unknown", "na", "nan", "none"]).to_numpy()
-    return np.where(nameless, columns["study"] + "\t", columns["donor"])
+    """Return names that are one donor's; one that is unknown or generic goes with its study."""
+    donor = columns["donor"].astype(str)
+    codes, names = pd.factorize(donor)  # names are few, cells are many
+    folded = [name.strip().casefold() for name in names]
+    nameless = np.array([name in _NO_DONOR for name in folded], dtype=bool)[codes]
+    generic = np.array([bool(_GENERIC_DONOR.fullmatch(name)) for name in folded], dtype=bool)[codes]
+    study = columns["study"] + "\t"
+    return np.select([nameless, generic], [study, study + donor], donor)

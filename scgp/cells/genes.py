@@ -6,7 +6,6 @@ trained on given matrices should know. The lookup itself is
 """
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
@@ -15,7 +14,7 @@ import numpy as np
 from scgp.cells.counts import CountMatrix
 from scgp.cells.nomenclature import protein_coding_genes
 from scgp.cells.vocabulary import GeneMatch, GeneVocabulary
-from scgp.errors import GeneError, ScgpWarning
+from scgp.errors import GeneError, warn_user
 
 __all__ = [
     "FEW_GENES",
@@ -85,7 +84,7 @@ def match_genes(
             f"genes) are among the model's {vocabulary.n_genes}; labels will be unsure. "
             f"Unknown names: {_three(match.unmatched)}; the model's: {_ours(vocabulary)}"
         )
-        warnings.warn(message, ScgpWarning, stacklevel=2)
+        warn_user(message)
     if match.duplicated:
         repeated = match.token_of_column[match.token_of_column >= 0]
         n_genes = int((np.bincount(repeated) > 1).sum())
@@ -93,7 +92,7 @@ def match_genes(
             f"{len(match.duplicated)} names stand for {n_genes} genes, so their counts are "
             f"summed: {_three(match.duplicated)}"
         )
-        warnings.warn(message, ScgpWarning, stacklevel=2)
+        warn_user(message)
     return match
 
 

@@ -1,6 +1,7 @@
 """Which cells a training step sees, and how they are altered; knows no network.
 
-Shape suffixes: N cells of the corpus, B cells of a batch, G genes, S sources.
+Shape suffixes: N cells of the corpus, B cells of a batch, G genes, S sources; and where tokens are
+hidden: L tokens of a cell, H hidden tokens of the batch, N entries of the pool.
 """
 
 from dataclasses import dataclass, replace
@@ -22,6 +23,9 @@ LEAST_KEPT = 0.2
 LEAST_GENES = 600
 #: Share of a cell's tokens that masked expression hides.
 HIDDEN_SHARE = 0.3
+#: How often an unexpressed gene is drawn for one token; of genes that half the cells express, one
+#: draw in two is in vain.
+DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,9 @@ def balance(class_N: np.ndarray, study_N: np.ndarray, donor_N: np.ndarray) -> np
 class MaskedSample:
     """Tokens with some values hidden, and what was hidden.
 
-    Half of the hidden tokens are expressed genes, half are genes that the cell does not express:
-    that a token is hidden says nothing of it.
+    About half of the hidden tokens are expressed genes, the others genes that the cell does not
+    express: that a token is hidden says nothing of it. What can be seen is log1p(CP10k) of a cell
+    without the hidden genes, targets are log1p(CP10k) of the whole cell.
     """
 
     tokens: TokenBatch
@@ -162,7 +167,8 @@ def hide(tokens: TokenBatch, n_genes: int, rng: np.random.Generator) -> MaskedSa
     """Hide tokens: an expressed gene leaves the pooled view, or an unexpressed one takes its place.
 
     Of each cell's tokens, `HIDDEN_SHARE` are hidden. Unexpressed genes are taken from what other
-    cells of the batch express, so that they are genes which the data measure.
+    cells of the batch express, so that they are genes which the data measure. Where none is found
+    in `DRAWS` draws, the token stays an expressed gene.
     """
     B, L = tokens.gene_BL.shape
     pool_cell_N = np.repeat(np.arange(B), np.diff(tokens.offset_B))
@@ -170,16 +176,65 @@ def hide(tokens: TokenBatch, n_genes: int, rng: np.random.Generator) -> MaskedSa
     real_BL = tokens.gene_BL < n_genes
     hidden_BL = (rng.random((B, L)) < HIDDEN_SHARE) & real_BL
     cell_H, place_H = np.nonzero(hidden_BL)
-    swap_H = rng.random(len(cell_H)) < 0.5
-    other_H = tokens.pool_gene_N[rng.integers(max(len(pool_key_N), 1), size=len(cell_H))]
-    swap_H &= ~np.isin(cell_H * np.int64(n_genes) + other_H, pool_key_N)
+    wanted_H = rng.random(len(cell_H)) < 0.5
+    other_H = _unexpressed(cell_H, wanted_H, tokens, pool_key_N, n_genes=n_genes, rng=rng)
+    swap_H = other_H >= 0
     gene_BL, target_BL = tokens.gene_BL.copy(), tokens.value_BL.copy()
     stays = (cell_H[~swap_H], place_H[~swap_H])
-    hidden_key = stays[0] * np.int64(n_genes) + gene_BL[stays]
+    hidden_key = stays[0] * np.int64(n_genes) + gene_BL[stays]  # in the pool, being expressed
     gene_BL[cell_H[swap_H], place_H[swap_H]] = other_H[swap_H]
     target_BL[cell_H[swap_H], place_H[swap_H]] = 0.0
-    value_BL = np.where(hidden_BL, np.float32(0), tokens.value_BL)
-    seen_N = ~np.isin(pool_key_N, hidden_key)
-    pool_value_N = np.where(seen_N, tokens.pool_value_N, np.float32(0))
-    altered = replace(tokens, gene_BL=gene_BL, value_BL=value_BL, pool_value_N=pool_value_N)
+    seen_N = np.ones(len(pool_key_N), dtype=bool)
+    seen_N[np.searchsorted(pool_key_N, hidden_key)] = False
+    scale_B = _scale_without_hidden(tokens.pool_value_N, pool_cell_N, seen_N, B)
+    value_BL = np.where(hidden_BL, 0.0, _rescaled(tokens.value_BL, scale_B[:, None]))
+    pool_value_N = np.where(seen_N, _rescaled(tokens.pool_value_N, scale_B[pool_cell_N]), 0.0)
+    altered = replace(
+        tokens,
+        gene_BL=gene_BL,
+        value_BL=value_BL.astype(np.float32),
+        pool_value_N=pool_value_N.astype(np.float32),
+    )
     return MaskedSample(altered, hidden_BL, target_BL)
+
+
+def _unexpressed(
+    cell_H: np.ndarray,
+    wanted_H: np.ndarray,
+    tokens: TokenBatch,
+    pool_key_N: np.ndarray,
+    *,
+    n_genes: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw genes that the cells do not express, where wanted; -1 elsewhere and where none came."""
+    other_H = np.full(len(cell_H), -1, dtype=np.int64)
+    open_H = np.flatnonzero(wanted_H)
+    for _ in range(DRAWS):
+        drawn = tokens.pool_gene_N[rng.integers(max(len(pool_key_N), 1), size=len(open_H))]
+        key = cell_H[open_H] * np.int64(n_genes) + drawn
+        place = np.minimum(np.searchsorted(pool_key_N, key), max(len(pool_key_N) - 1, 0))
+        fits = pool_key_N[place] != key
+        other_H[open_H[fits]] = drawn[fits]
+        open_H = open_H[~fits]
+    return other_H
+
+
+def _scale_without_hidden(
+    value_N: np.ndarray, cell_N: np.ndarray, seen_N: np.ndarray, n_cells: int
+) -> np.ndarray:
+    """Return what CP10k of each cell is multiplied by if hidden genes had not been counted.
+
+    Otherwise the sum of what is hidden could be read off what is seen. 1 where nothing is hidden,
+    or everything.
+    """
+    cp10k_N = np.expm1(value_N.astype(np.float64))
+    total_B = np.bincount(cell_N, cp10k_N, minlength=n_cells)
+    seen_B = np.bincount(cell_N, np.where(seen_N, cp10k_N, 0.0), minlength=n_cells)
+    return np.divide(total_B, seen_B, out=np.ones(n_cells), where=seen_B > 0)
+
+
+def _rescaled(value: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Multiply CP10k behind log1p(CP10k); float64, the same number to the bit for a scale of 1."""
+    scaled = np.log1p(np.expm1(value.astype(np.float64)) * scale)
+    return np.where(scale == 1.0, value, scaled)

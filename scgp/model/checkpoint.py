@@ -114,16 +114,33 @@ class Model:
             )
         return np.where(vector_TW.any(axis=1, keepdims=True), text_TE, 0.0).astype(np.float32)
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        beside: Mapping[str, Callable[[Path], None]] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         """Write the model to a directory, at once or not at all.
 
         Weights are stored in half precision; a network that `round_weights` has rounded is stored
         without loss.
 
+        Parameters
+        ----------
+        path
+            The directory to make.
+        beside
+            Directories that come inside in the same step: for each name, a function that makes it
+            at the path given. A model and its index: ``beside={"index": index.save}``.
+        overwrite
+            Replace a saved model, with all that is in its directory: an ``index/`` that stands
+            there is gone afterwards, unless `beside` brings one.
+
         Raises
         ------
         ArgumentError
-            The directory exists and `overwrite` is False.
+            The directory exists and `overwrite` is False, or it is no saved model.
         """
         tensors = stored_tensors(self.network)
         texts = {
@@ -143,8 +160,9 @@ class Model:
             "details": self.details,
         }
         write_directory(
-            path, files, manifest, kind=KIND, manifest_name=MANIFEST, overwrite=overwrite
-        )
+            path, files, manifest, kind=KIND, manifest_name=MANIFEST, beside=beside,
+            overwrite=overwrite,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

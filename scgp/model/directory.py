@@ -37,6 +37,7 @@ def write_directory(
     *,
     kind: str,
     manifest_name: str,
+    beside: Mapping[str, Callable[[Path], None]] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a directory at once: whatever goes wrong, ``path`` is as before.
@@ -53,6 +54,10 @@ def write_directory(
         What else the manifest says; JSON values.
     kind, manifest_name
         What the directory is (``"model"``), and the name of its manifest (``"config.json"``).
+    beside
+        Directories that come inside with a manifest of their own, beside the files: for each
+        name, a function that makes the directory at the path given. The manifest does not list
+        them.
     overwrite
         Replace a directory of the same kind, with all that is in it. Anything else that stands at
         ``path`` is never replaced.
@@ -60,13 +65,16 @@ def write_directory(
     Raises
     ------
     ArgumentError
-        ``path`` exists.
+        ``path`` exists, or two things have one name.
     """
-    path = Path(path).expanduser().absolute()
-    _check_target(path, kind=kind, manifest_name=manifest_name, overwrite=overwrite)
+    path = check_target(path, kind=kind, manifest_name=manifest_name, overwrite=overwrite)
     names = [_safe_name(name) for name in files]
     if any(key in manifest for key in RESERVED) or manifest_name in names:
         message = f"the manifest keeps {RESERVED} and the file {manifest_name} for itself"
+        raise ArgumentError(message)
+    inside = {_safe_name(name): make for name, make in (beside or {}).items()}
+    if taken := set(inside) & {name.split("/")[0] for name in (manifest_name, *names)}:
+        message = f"no directory {taken.pop()!r} can come inside: a file has that name"
         raise ArgumentError(message)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
@@ -77,11 +85,48 @@ def write_directory(
         content["checksum"] = _checksum(content)
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         _write_file(temporary / manifest_name, text.encode())
+        for name, make in inside.items():
+            make(temporary / name)
         _sync(temporary)
         _swap(temporary, path)
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_target(
+    path: str | Path, *, kind: str, manifest_name: str, overwrite: bool = False
+) -> Path:
+    """Refuse a target that exists, unless it is to be replaced and is what we would write.
+
+    `write_directory` asks it; so may whoever works for long before it writes.
+
+    Returns
+    -------
+    The absolute path.
+
+    Raises
+    ------
+    ArgumentError
+        ``path`` exists.
+    """
+    path = Path(path).expanduser().absolute()
+    if not (path.exists() or path.is_symlink()):
+        return path
+    if not overwrite:
+        message = f"{path} exists; choose another path or pass overwrite=True"
+        raise ArgumentError(message)
+    if path.is_symlink() or not path.is_dir():
+        message = f"{path} is no directory, so overwrite=True does not replace it"
+        raise ArgumentError(message)
+    try:
+        _read_manifest(path, kind=kind, manifest_name=manifest_name)
+    except CheckpointError as error:
+        message = (
+            f"{path} exists and is no saved {kind}, so overwrite=True does not replace it: {error}"
+        )
+        raise ArgumentError(message) from error
+    return path
 
 
 def read_directory(path: str | Path, *, kind: str, manifest_name: str) -> dict[str, Any]:
@@ -151,25 +196,6 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
             raise
         message = f"{path} cannot be read as arrays without a pickle: {error}"
         raise CheckpointError(message) from error
-
-
-def _check_target(path: Path, *, kind: str, manifest_name: str, overwrite: bool) -> None:
-    """Refuse a target that exists, unless it is to be replaced and is what we would write."""
-    if not (path.exists() or path.is_symlink()):
-        return
-    if not overwrite:
-        message = f"{path} exists; choose another path or pass overwrite=True"
-        raise ArgumentError(message)
-    if path.is_symlink() or not path.is_dir():
-        message = f"{path} is no directory, so overwrite=True does not replace it"
-        raise ArgumentError(message)
-    try:
-        _read_manifest(path, kind=kind, manifest_name=manifest_name)
-    except CheckpointError as error:
-        message = (
-            f"{path} exists and is no saved {kind}, so overwrite=True does not replace it: {error}"
-        )
-        raise ArgumentError(message) from error
 
 
 def _safe_name(name: str) -> str:

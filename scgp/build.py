@@ -1,0 +1,139 @@
+"""build_index(): an atlas of labelled cells becomes a reference.
+
+Owns the reading of labels and studies, and which ontology term a label is. Must not know how an
+index answers, nor what is written into an AnnData: the atlas is only read.
+
+Shape suffixes: B cells, E width of the joint space, T terms, D width of their vectors.
+"""
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from scgp.embed import embed_adata, resolve_model
+from scgp.errors import LabelError, MissingColumnError, warn_user
+from scgp.model.checkpoint import Model
+from scgp.phenotypes.ontology import Ontology
+from scgp.reference.evidence import Fusion
+from scgp.reference.index import ReferenceIndex
+from scgp.slots import check_adata
+
+
+def build_index(
+    adata: ad.AnnData,
+    *,
+    label_key: str,
+    model: Model | str | Path | None = None,
+    study_key: str | None = None,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    batch_size: int = 1024,
+    device: str | None = None,
+    progress: bool = True,
+) -> ReferenceIndex:
+    """Make a reference of labelled cells.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts; in memory or backed.
+    label_key
+        ``obs`` column with the labels: Cell Ontology ids, their labels or synonyms, or any text.
+        Cells without a label, and cells without a count, are left out.
+    model
+        A :class:`scgp.Model`, its directory, or None for the default checkpoint.
+    study_key
+        ``obs`` column with the study of each cell, kept in the index.
+    layer, use_raw, batch_size, device, progress
+        As in :func:`scgp.annotate`.
+
+    Returns
+    -------
+    The index; keep it with ``index.save("atlas.scgp")``.
+
+    Raises
+    ------
+    MissingColumnError
+        There is no column `label_key` or `study_key`.
+    LabelError
+        No cell has a label.
+    CountsError, GeneError, DeviceError
+        As in :func:`scgp.annotate`.
+
+    Warns
+    -----
+    ScgpWarning
+        Labels that are no ontology term: they are kept as given, without an id.
+    """
+    check_adata(adata)
+    model = resolve_model(model)
+    labels = _labels(adata, label_key)
+    studies = None if study_key is None else _column(adata, study_key)
+    vectors, _ = embed_adata(
+        adata, model, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
+        progress=progress,
+    )  # fmt: skip
+    kept = np.flatnonzero(labels.notna().to_numpy() & (vectors.total_B > 0))
+    if not len(kept):
+        msg = f"no cell has both a label in obs[{label_key!r}] and a count"
+        raise LabelError(msg)
+    names, ids = _terms(labels.to_numpy(dtype=object)[kept], label_key)
+    order = sorted(set(names))
+    id_of = dict(zip(names, ids, strict=True))
+    label_ids = [id_of[name] for name in order]
+    return ReferenceIndex.build(
+        vectors.cell_BE[kept],
+        names,
+        label_ids=label_ids,
+        studies=None if studies is None else studies.to_numpy(dtype=object)[kept].tolist(),
+        text_TD=model.project_terms(label_ids),
+        model_fingerprint=model.fingerprint,
+        calibration=_calibration(model),
+    )
+
+
+def _calibration(model: Model) -> Fusion | None:
+    """Return the fusion that was fitted when the model was trained."""
+    fitted = model.details.get("calibration")
+    return None if fitted is None else Fusion.from_dict(fitted)
+
+
+def _column(adata: ad.AnnData, key: str) -> pd.Series:
+    if key not in adata.obs:
+        there = ", ".join(map(repr, adata.obs.columns)) or "none"
+        msg = f"obs has no column {key!r}; its columns: {there}"
+        raise MissingColumnError(msg)
+    return adata.obs[key]
+
+
+def _labels(adata: ad.AnnData, label_key: str) -> pd.Series:
+    """Return labels as text, missing where there is none, with a word about how many."""
+    given = _column(adata, label_key)
+    text = given.astype(object).where(given.notna(), None).map(str, na_action="ignore")
+    text = text.where(text.str.strip().fillna("") != "", None)
+    n_missing = int(text.isna().sum())
+    if n_missing:
+        warn_user(f"{n_missing} of {len(text)} cells have no label in obs[{label_key!r}]: left out")
+    return text
+
+
+def _terms(labels: np.ndarray, label_key: str) -> tuple[list[str], list[str]]:
+    """Name every label by its term, where it is one; one warning for those that are none."""
+    ontology = Ontology("CL")
+    unique = sorted(set(labels))
+    id_of = dict(zip(unique, ontology.resolve(unique), strict=True))
+    unknown = [label for label in unique if not id_of[label]]
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
+        warn_user(
+            f"{len(unknown)} of {len(unique)} labels in obs[{label_key!r}] are no Cell Ontology "
+            f"term: {shown}. They are kept as given, without an id"
+        )
+    # an id is named by its label; a name stays as the user wrote it
+    name_of = {x: ontology.label(x) if x == id_of[x] else x for x in unique}
+    first: dict[str, str] = {}
+    for label in unique:  # two names of one term become one label
+        name_of[label] = first.setdefault(id_of[label] or label, name_of[label])
+    return [name_of[x] for x in labels], [id_of[x] for x in labels]

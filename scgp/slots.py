@@ -1,0 +1,82 @@
+"""What a verb writes into the user's AnnData: all of its slots, or none.
+
+Owns the refusal of what cannot be written to, the writing, and the way back when it fails. Must not
+know what the slots mean.
+"""
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import anndata as ad
+
+from scgp.errors import ArgumentError
+
+#: Stands for a slot that was not there.
+_ABSENT = object()
+
+
+def check_adata(adata: ad.AnnData) -> None:
+    """Refuse what is no AnnData, before any work is done."""
+    if not isinstance(adata, ad.AnnData):
+        msg = f"expected an AnnData, found {type(adata).__name__}"
+        raise ArgumentError(msg)
+
+
+def check_target(adata: ad.AnnData, *, key_added: str, copy: bool) -> None:
+    """Refuse what cannot be written to, and names that no file can hold, before any work."""
+    check_adata(adata)
+    if copy and adata.isbacked:
+        msg = "copy=True would read the whole file; use copy=False, or adata.to_memory() first"
+        raise ArgumentError(msg)
+    if adata.isbacked and adata.is_view:
+        msg = "a view of a backed AnnData cannot be written to; call .to_memory() on it first"
+        raise ArgumentError(msg)
+    if key_added == "" or "/" in key_added:
+        msg = f"key_added is {key_added!r}; expected a name without '/'"
+        raise ArgumentError(msg)
+
+
+def write_slots(
+    adata: ad.AnnData, slots: Mapping[str, Mapping[str, Any]], *, copy: bool
+) -> ad.AnnData | None:
+    """Write all slots; whatever goes wrong, Ctrl-C included, the AnnData is as it was.
+
+    Parameters
+    ----------
+    adata
+        Where to write. A view becomes an AnnData of its own, once all is written.
+    slots
+        Values by name, for each of ``"obs"``, ``"obsm"`` and ``"uns"``.
+    copy
+        Write to a copy instead, and return it.
+    """
+    if not (copy or adata.is_view):
+        _assign(adata, slots)
+        return None
+    whole = adata.copy()
+    _assign(whole, slots)
+    if copy:
+        return whole
+    adata._init_as_actual(whole)
+    return None
+
+
+def _assign(adata: ad.AnnData, slots: Mapping[str, Mapping[str, Any]]) -> None:
+    """Assign every slot, or bring back what stood in each, and nothing where nothing stood."""
+    places: dict[str, MutableMapping[str, Any]] = {name: getattr(adata, name) for name in slots}
+    before = [
+        (places[place], name, places[place].get(name, _ABSENT))
+        for place, named in slots.items()
+        for name in named
+    ]
+    try:
+        for place, named in slots.items():
+            for name, value in named.items():
+                places[place][name] = value
+    except BaseException:  # Ctrl-C between two assignments, too
+        for held, name, old in before:
+            if old is not _ABSENT:
+                held[name] = old
+            elif name in held:
+                del held[name]
+        raise

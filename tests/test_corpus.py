@@ -1,0 +1,73 @@
+"""The training corpus: which cells are one donor's, and so which studies are independent."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from scgp.calibrate import independent_groups
+from scgp.cells.corpus import read_corpus
+from scgp.cells.genes import GeneVocabulary
+
+N_GENES = 250
+
+
+@pytest.fixture(scope="module")
+def genes() -> GeneVocabulary:
+    rows = [[f"ENSG{g:011d}", f"GENE{g}", "", "", ""] for g in range(N_GENES)]
+    columns = ["ensembl_id", "symbol", "previous", "aliases", "names_10x"]
+    return GeneVocabulary(pd.DataFrame(rows, columns=columns))
+
+
+def corpus_of(genes, pairs):
+    """Read one cell of each (study, donor)."""
+    counts = sp.csr_matrix(np.ones((len(pairs), N_GENES), np.float32))
+    obs = pd.DataFrame(
+        pairs, columns=["study", "donor"], index=[f"c{i}" for i in range(len(pairs))]
+    )
+    adata = ad.AnnData(counts, obs=obs.assign(label="T cell"))
+    adata.var_names = [f"GENE{g}" for g in range(N_GENES)]
+    return read_corpus(adata, genes, label_key="label", study_key="study", donor_key="donor")
+
+
+def n_groups(corpus):
+    return len(np.unique(independent_groups(corpus, np.zeros(corpus.n_cells, int))))
+
+
+GENERIC = [
+    "1", "07", "12", "1.0", "#3", "donor1", "Donor 1", "donor_2", "D2", "d-2", "patient_3", "P03",
+    "sample 4", "S4", "Subject.5", "individual-6", "H1", "N1", "A", "b", "donor A", "donorB", " 1 ",
+]  # fmt: skip
+SPECIFIC = [
+    "Zheng_donorA", "10x_pbmc3k_6k", "SRR7244582", "SCP345_580", "AHCA_D1", "fetus_C", "CID4465",
+    "691_692", "Colon1", "Jane", "AB", "HTA4_1",
+]  # fmt: skip
+UNKNOWN = ["", "unknown", "Unknown", "NA", None]
+
+
+@pytest.mark.parametrize("donor", [*GENERIC, *UNKNOWN])
+def test_a_generic_donor_name_ties_no_studies(genes, donor):
+    corpus = corpus_of(genes, [("a", donor), ("b", donor), ("a", donor)])
+    assert corpus.donor_N[0] != corpus.donor_N[1]
+    assert corpus.donor_N[0] == corpus.donor_N[2]
+    assert n_groups(corpus) == 2
+
+
+@pytest.mark.parametrize("donor", SPECIFIC)
+def test_a_specific_donor_name_ties_its_studies(genes, donor):
+    corpus = corpus_of(genes, [("a", donor), ("b", donor), ("c", "D1")])
+    assert corpus.donor_N[0] == corpus.donor_N[1]
+    assert n_groups(corpus) == 2
+
+
+def test_generic_names_tell_donors_of_one_study_apart(genes):
+    corpus = corpus_of(genes, [("a", "1"), ("a", "2"), ("a", "x9"), ("a", ""), ("a", "D1")])
+    assert len(set(corpus.donor_N)) == 5
+    assert n_groups(corpus) == 5
+
+
+def test_numbers_with_gaps_are_donors_too(genes):
+    """A column of floats: "1.0" in two studies is two donors, and nan is no donor."""
+    corpus = corpus_of(genes, [("a", 1.0), ("b", 1.0), ("a", np.nan), ("b", np.nan)])
+    assert len(set(corpus.donor_N)) == 4
