@@ -48,7 +48,7 @@ def collect(folder: Path, ancestors: Ancestors) -> tuple[Scores, list[dict[str, 
     scores: Scores = defaultdict(dict)
     facts = []
     for run in read_runs(folder):
-        facts.append({name: value for name, value in run.items() if name not in {"files"}})
+        facts.append({name: value for name, value in run.items() if name not in {"files", "truth"}})
         table = cells_of(run)
         unit = "file" if run["setting"] == "eval" else "study"
         for (row, name), part in table.groupby(["row", unit], sort=True):

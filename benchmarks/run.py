@@ -188,8 +188,9 @@ def run_split(
     split: Split, ancestors: Ancestors, arguments: argparse.Namespace, *, seed: int
 ) -> None:
     """Run the methods that have no result for this split and seed."""
-    from benchmarks.store import RunKey, is_done, write_run
+    from benchmarks.store import RunKey, is_done, write_run, write_truth
 
+    write_truth(arguments.out, split.setting, split.name, split.queries)
     most = arguments.max_cells_per_type_and_study
     options = {"drawn": arguments.drawn, "max_cells_per_type_and_study": most}
     keys = {name: RunKey(split.setting, split.name, name, seed) for name in arguments.methods}

@@ -5,7 +5,7 @@ Shape suffixes: B held-out cells, T classes, S streams, F features.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import minimize
@@ -15,10 +15,13 @@ from scgp.phenotypes.ontology import Ontology
 from scgp.reference.decision import worth
 from scgp.reference.evidence import STREAMS, Fusion, fuse, log_odds
 
-#: Shares of the streams that are tried (they sum to 1), their common scale, and the weights of
-#: nearness in the ontology.
-SHARES, SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), (0.6, 1.0)
+#: Shares of the streams that are tried (they sum to 1), first in fifths, then a tenth to each side
+#: of the best; their common scale, and the weights of nearness in the ontology.
+FIFTHS, STEP = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), 0.1
+SCALES = (0.6, 1.0)
 NEARNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+#: Added to scores before their geometric mean: a score of 0 must not hide the others.
+SOFTENED = 0.01
 #: Cells less like the reference than this share of the held-out cells of known types are novel.
 NOVEL_SHARE = 0.01
 #: Strength of the prior that slopes and offset of the confidence are 0.
@@ -66,9 +69,10 @@ def fit_answers(
 ) -> Fusion:
     """Choose weights by grid search, then scale the confidence, both on held-out studies.
 
-    The search maximises the sum of three means over studies: macro-F1 along the ontology, which
-    rewards a deep answer, plain macro-F1, which wants the term that the authors used, and the
-    soft score, which wants an answer near it.
+    The search maximises the geometric mean of three means over studies: macro-F1 along the
+    ontology, which rewards a deep answer, plain macro-F1, which wants the term that the authors
+    used, and the soft score, which wants an answer near it. A share of one cannot be bought with a
+    larger share of another.
 
     Parameters
     ----------
@@ -86,26 +90,49 @@ def fit_answers(
     The fusion with fitted weights, nearness, confidence and novelty threshold.
     """
     scorer = Scorer(label_ids, ontology)
-    best, best_value = start or Fusion(), -np.inf
-    for shares in itertools.product(SHARES, repeat=len(STREAMS)):
-        if abs(sum(shares) - 1) > 1e-9:
-            continue
-        for scale in SCALES:
-            neighbour, text, head = (scale * share for share in shares)
-            fusion = dataclasses.replace(
-                best, weight_neighbour=neighbour, weight_text=text, weight_head=head
-            )
-            posterior_BT = fuse(cells.streams, fusion).astype(np.float32)
-            for near in NEARNESS:
-                leaf_B = (posterior_BT @ scorer.worth(near)).argmax(axis=1)
-                value = sum(scorer.mean_scores(leaf_B, cells.class_B, cells.study_B))
-                if value > best_value:
-                    best_value = value
-                    best = dataclasses.replace(fusion, weight_near=near)
+    start = start or Fusion()
+    fifths = [x for x in itertools.product(FIFTHS, repeat=len(STREAMS)) if abs(sum(x) - 1) < 1e-9]
+    best = _best_weights(cells, scorer, start, itertools.product(fifths, SCALES))
+    scale = best.weight_neighbour + best.weight_text + best.weight_head
+    shares = [best.weight(name) / scale for name in STREAMS]
+    best = _best_weights(cells, scorer, start, ((x, scale) for x in _around(shares)))
     known = cells.nearest_B[cells.known_B]
     novelty = float(np.quantile(known, NOVEL_SHARE)) if len(known) else -1.0
     best = dataclasses.replace(best, novelty_threshold=novelty)
     return _scale_confidence(best, cells, scorer)
+
+
+def _around(shares: Sequence[float]) -> list[tuple[float, ...]]:
+    """Return the shares themselves, and those with a tenth moved from one stream to another."""
+    found = [tuple(shares)]
+    for giver, taker in itertools.permutations(range(len(shares)), 2):
+        if shares[giver] > STEP - 1e-9:
+            moved = list(shares)
+            moved[giver] = max(moved[giver] - STEP, 0.0)
+            moved[taker] += STEP
+            found.append(tuple(moved))
+    return found
+
+
+def _best_weights(
+    cells: HeldOut,
+    scorer: "Scorer",
+    start: Fusion,
+    candidates: Iterable[tuple[Sequence[float], float]],
+) -> Fusion:
+    """Try shares and scales with every weight of nearness."""
+    best, best_value = start, -np.inf
+    for shares, scale in candidates:
+        weight = {f"weight_{n}": scale * x for n, x in zip(STREAMS, shares, strict=True)}
+        fusion = dataclasses.replace(start, **weight)
+        posterior_BT = fuse(cells.streams, fusion).astype(np.float32)
+        for near in NEARNESS:
+            leaf_B = (posterior_BT @ scorer.worth(near)).argmax(axis=1)
+            scores = scorer.mean_scores(leaf_B, cells.class_B, cells.study_B)
+            value = float(np.prod(np.add(scores, SOFTENED)))  # the cube of the mean
+            if value > best_value:
+                best, best_value = dataclasses.replace(fusion, weight_near=near), value
+    return best
 
 
 class Scorer:

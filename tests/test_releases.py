@@ -1,0 +1,28 @@
+"""Promise 3: what earlier releases wrote is read, with the outputs it had then."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import scgp
+from scgp.model.directory import load_npz
+
+RELEASES = sorted(path for path in (Path(__file__).parent / "releases").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", RELEASES, ids=lambda path: path.name)
+def test_a_release_is_read_with_the_same_outputs(folder, all_blood):
+    expected = load_npz(folder / "answers.npz")
+    cells = all_blood[: len(expected["label"])].copy()
+    scgp.annotate(cells, model=folder / "model", progress=False)
+    np.testing.assert_allclose(cells.obsm["X_scgp"], expected["vectors"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        cells.obs["scgp_confidence"], expected["confidence"], rtol=0, atol=1e-5
+    )
+    assert cells.obs["scgp_cell_type"].tolist() == expected["label"].tolist()
+    assert cells.obs["scgp_status"].tolist() == expected["status"].tolist()
+
+
+def test_this_release_has_its_folder():
+    assert scgp.__version__ in [path.name for path in RELEASES]
