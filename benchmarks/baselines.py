@@ -230,6 +230,8 @@ class LogisticOnGenes:
         """Return weights (T, G) and biases (T,); both start at zero."""
         import torch
 
+        from scgp.device import has_bf16
+
         n_cells, n_genes = value_NG.shape
         count_T = np.bincount(code_N, minlength=n_labels)
         balance_T = n_cells / (n_labels * count_T) if setting["balanced"] else np.ones(n_labels)
@@ -248,7 +250,7 @@ class LogisticOnGenes:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=self.peak_rate, total_steps=self.epochs * n_batches
         )
-        bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        bf16 = has_bf16(torch.device("cpu"))
         rng = np.random.default_rng(seed)
         for _ in range(self.epochs):
             for rows in np.array_split(rng.permutation(n_cells), n_batches):

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.tokens import TokenBatch
-from scgp.errors import ArgumentError, DeviceError, warn_user
+from scgp.device import resolve_device
+from scgp.errors import ArgumentError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.model.network import CellInput
 from scgp.slots import check_target, write_slots
@@ -238,22 +239,6 @@ def resolve_model(model: Model | str | Path | None) -> Model:
         msg = f"model is a {type(model).__name__}; expected a scgp.Model, its directory, or None"
         raise ArgumentError(msg)
     return model
-
-
-def resolve_device(device: str | None) -> torch.device:
-    """Return the device named, which must be there; None is the CPU."""
-    try:
-        found = torch.device(device or "cpu")
-    except RuntimeError as error:
-        msg = f"device {device!r} is none that torch knows; expected 'cpu' or 'cuda'"
-        raise DeviceError(msg) from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        msg = f"device={device!r}, but torch sees no CUDA device here; pass device='cpu' or None"
-        raise DeviceError(msg)
-    if found.type not in {"cpu", "cuda"}:
-        msg = f"device {device!r} is not supported; expected 'cpu' or 'cuda'"
-        raise DeviceError(msg)
-    return found
 
 
 def warn_empty(vectors: CellVectors, consequence: str) -> None:

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from scgp.cells.corpus import Corpus
 from scgp.cells.sampling import MaskedSample, Sample, Sampler
 from scgp.cells.tokens import Tokenizer
+from scgp.device import has_bf16
 from scgp.errors import CheckpointError
 from scgp.model.checkpoint import Model, read_state, round_weights, write_state
 from scgp.model.config import TrainConfig
@@ -200,7 +201,7 @@ def fit_network(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
             max_epochs=1,
-            precision="bf16-mixed" if _has_bf16(device) else "32-true",
+            precision="bf16-mixed" if has_bf16(device) else "32-true",
             logger=False if work is None else CSVLogger(work, name="history", version=str(first)),
             log_every_n_steps=max(1, min(LOG_EVERY, (settings.pool_steps + settings.steps) // 10)),
             callbacks=callbacks,
@@ -290,12 +291,3 @@ def _identity(
     for array in [*arrays, *(tensor.cpu().numpy() for tensor in tensors)]:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 natively; elsewhere it would only be slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(
-        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )

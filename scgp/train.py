@@ -17,7 +17,7 @@ from scgp.calibrate import calibrate, reference_of
 from scgp.cells.corpus import Corpus, read_corpus
 from scgp.cells.dataset import Source
 from scgp.cells.vocabulary import GeneVocabulary
-from scgp.embed import resolve_device
+from scgp.device import resolve_device
 from scgp.errors import ArgumentError, LabelError
 from scgp.loop import fit_network
 from scgp.model.checkpoint import KIND, MANIFEST, Model

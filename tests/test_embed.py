@@ -10,7 +10,8 @@ import scipy.sparse as sp
 import torch
 
 import scgp
-from scgp.embed import CHUNK, embed_rows, resolve_device, resolve_model
+from scgp.device import has_bf16, resolve_device
+from scgp.embed import CHUNK, embed_rows, resolve_model
 from scgp.errors import ArgumentError, CheckpointError, CountsError, DeviceError, ScgpWarning
 from scgp.model.checkpoint import DEFAULT_DIRECTORY
 
@@ -229,3 +230,11 @@ def test_the_model_is_not_changed_by_being_used(blood, model):
     after = model.network.state_dict()
     assert not model.network.training
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+        assert has_bf16(torch.device("cpu")) is has

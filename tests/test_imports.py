@@ -28,7 +28,16 @@ VERBS = {
     "perturb",
     "slots",
 }
-LEVEL = {"errors": 0, "cells": 1, "phenotypes": 1, "model": 2, "reference": 3, "legend": 4, "pl": 5}
+LEVEL = {
+    "errors": 0,
+    "device": 1,
+    "cells": 1,
+    "phenotypes": 1,
+    "model": 2,
+    "reference": 3,
+    "legend": 4,
+    "pl": 5,
+}
 LEVEL |= dict.fromkeys(VERBS, 4) | {"demo": 6, "__main__": 7}
 OWNERS = {
     "faiss": {"reference/index.py"},

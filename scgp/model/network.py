@@ -71,11 +71,13 @@ class Block(nn.Module):
         head_shape = (B, -1, self.n_heads, D // self.n_heads)
         query_BHXK = self.query(normed_BXD[:, rows]).view(head_shape).transpose(1, 2)
         key, value = self.key_value(normed_BXD).chunk(2, dim=-1)
+        key_BHXK = key.view(head_shape).transpose(1, 2)
+        value_BHXK = value.view(head_shape).transpose(1, 2)
+        if x_BXD.device.type == "cpu":  # attention in bfloat16 takes six times as long backwards
+            query_BHXK, key_BHXK = query_BHXK.float(), key_BHXK.float()
+            value_BHXK = value_BHXK.float()
         mixed_BHXK = F.scaled_dot_product_attention(
-            query_BHXK,
-            key.view(head_shape).transpose(1, 2),
-            value.view(head_shape).transpose(1, 2),
-            attn_mask=seen_B11X,
+            query_BHXK, key_BHXK, value_BHXK, attn_mask=seen_B11X
         )
         mixed_BXD = mixed_BHXK.transpose(1, 2).reshape(B, -1, D)
         x_BXD = x_BXD[:, rows] + self.dropout(self.out(mixed_BXD))

@@ -123,8 +123,10 @@ def _best_weights(
     """Try shares and scales with every weight of nearness."""
     best, best_value = start, -np.inf
     for shares, scale in candidates:
-        weight = {f"weight_{n}": scale * x for n, x in zip(STREAMS, shares, strict=True)}
-        fusion = dataclasses.replace(start, **weight)
+        neighbour, text, head = (scale * share for share in shares)
+        fusion = dataclasses.replace(
+            start, weight_neighbour=neighbour, weight_text=text, weight_head=head
+        )
         posterior_BT = fuse(cells.streams, fusion).astype(np.float32)
         for near in NEARNESS:
             leaf_B = (posterior_BT @ scorer.worth(near)).argmax(axis=1)
