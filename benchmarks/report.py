@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.bootstrap import SCORES, differences
 from benchmarks.folds import SHIFT_GROUPS, group_of
 from benchmarks.scores import Answer, mean_over, reachable, score, spread_over
 from benchmarks.store import cells_of, read_runs
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     Ancestors = Callable[[str], frozenset[str]]
     # (setting, row, seed) -> unit -> scores
     Scores = dict[tuple[str, str, int], dict[str, dict[str, float]]]
+    # unit -> true labels, and row -> labels of each seed
+    Units = dict[str, tuple[np.ndarray, dict[str, list[np.ndarray]]]]
+    Differences = dict[str, dict[str, tuple[float, float, float]]]
 
 # score -> (heading, digits)
 SHOWN = {
@@ -38,6 +42,7 @@ SHOWN = {
     "aurc": ("AURC", 3),
 }
 SHIFT = " (shift)"
+OURS = "scgp"
 
 
 def collect(folder: Path, ancestors: Ancestors) -> tuple[Scores, list[dict[str, Any]]]:
@@ -50,8 +55,7 @@ def collect(folder: Path, ancestors: Ancestors) -> tuple[Scores, list[dict[str, 
     for run in read_runs(folder):
         facts.append({name: value for name, value in run.items() if name not in {"files", "truth"}})
         table = cells_of(run)
-        unit = "file" if run["setting"] == "eval" else "study"
-        for (row, name), part in table.groupby(["row", unit], sort=True):
+        for (row, name), part in table.groupby(["row", _unit(run["setting"])], sort=True):
             shift = run["setting"] == "eval" and _is_shift(part)
             answer = Answer(
                 part["label"].to_numpy(dtype=object), part["confidence"].to_numpy(np.float32)
@@ -62,6 +66,26 @@ def collect(folder: Path, ancestors: Ancestors) -> tuple[Scores, list[dict[str, 
             key = (run["setting"], str(row), int(run["seed"]))
             scores[key][f"{name}{SHIFT}" if shift else str(name)] = found
     return dict(scores), facts
+
+
+def labels_by_unit(folder: Path, setting: str, *, new_only: bool) -> Units:
+    """Return what is true and what every row of the table said, for each unit of a setting."""
+    units: Units = {}
+    for run in read_runs(folder):
+        if run["setting"] != setting:
+            continue
+        table = cells_of(run)
+        for (row, name), part in table.groupby(["row", _unit(setting)], sort=True):
+            if new_only and _is_shift(part):
+                continue
+            true_N = part["true"].to_numpy(dtype=object)
+            _, labels = units.setdefault(str(name), (true_N, {}))
+            labels.setdefault(str(row), []).append(part["label"].to_numpy(dtype=object))
+    return units
+
+
+def _unit(setting: str) -> str:
+    return "file" if setting == "eval" else "study"
 
 
 def _is_shift(part: pd.DataFrame) -> bool:
@@ -125,6 +149,16 @@ def main_table(rows: Scores) -> list[str]:
     return lines
 
 
+def difference_table(found: Differences) -> list[str]:
+    """Return the Markdown lines of scgp's lead over each baseline, with its interval."""
+    names = [SHOWN[name][0] for name in SCORES]
+    lines = [f"| {OURS} minus | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
+    for row, scores in found.items():
+        cells = [f"{m:+.3f} [{low:+.3f}, {high:+.3f}]" for m, low, high in scores.values()]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return lines
+
+
 def unit_table(rows: Scores) -> list[str]:
     """Return macro-F1 / soft score per unit and method, means over seeds."""
     names = sorted({row for _, row, _ in rows})
@@ -171,7 +205,8 @@ query; soft: shared ancestors over the union of ancestors. Unknown cells are wro
 are left out of ECE (15 bins of equal mass) and come last in AURC (lower is better). Means over
 units, then mean ± standard deviation over seeds. Reachable: the share of cells whose term, or one
 below it, is a label of the training cells. "(shift)": the same study trains (control cells) and is
-asked (stimulated cells); that is no new study."""
+asked (stimulated cells); that is no new study. Differences: means over units and seeds, with the
+95 % interval of a paired bootstrap (1,000 resamples of units, and of cells within them)."""
 
 
 def write_report(folder: Path, results: Path, ancestors: Ancestors, command: str) -> str:
@@ -180,9 +215,15 @@ def write_report(folder: Path, results: Path, ancestors: Ancestors, command: str
     lines = [f"Made by `{command}`.", "", NOTES]
     content: dict[str, Any] = {"command": command, "sections": {}}
     for name, rows in sections(scores).items():
-        lines += ["", f"## {name}", "", *main_table(rows), "", *unit_table(rows)]
+        setting, _, rest = name.partition(",")
+        units = labels_by_unit(folder, setting, new_only=bool(rest))
+        lead = differences(units, ancestors, ours=OURS)
+        lines += ["", f"## {name}", "", *main_table(rows), ""]
+        lines += [*difference_table(lead), ""] if lead else []
+        lines += unit_table(rows)
         content["sections"][name] = {
             "summary": summary(rows),
+            "differences": lead,
             "units": [
                 {"method": row, "seed": seed, "unit": unit, **found}
                 for (_, row, seed), units in sorted(rows.items())
