@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scgp.embed import embed
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
+    from scgp.score import score_text
     from scgp.train import train
 
     load_model = Model.load
@@ -37,6 +38,7 @@ __all__ = [
     "errors",
     "load_model",
     "pl",
+    "score_text",
     "train",
 ]
 
@@ -50,6 +52,7 @@ _LAZY = {
     "embed": ("scgp.embed", "embed"),
     "load_model": ("scgp.model.checkpoint", "Model.load"),
     "pl": ("scgp.pl", ""),
+    "score_text": ("scgp.score", "score_text"),
     "train": ("scgp.train", "train"),
 }
 

@@ -26,6 +26,7 @@ VERBS = {
     "context",
     "polyfunction",
     "perturb",
+    "score",
     "slots",
 }
 LEVEL = {

