@@ -3,8 +3,9 @@
     python benchmarks/openset.py --data ../shared/data [--model DIR]
 
 Each type goes from the index with everything below it (cells, drawn cells, labels and texts; the
-head is fitted again); the network and the fusion weights stay, so the network has seen the type.
-Cells of the type in eval/ are then annotated.
+head is fitted again). The network, the fusion weights and the gene head of the other labels stay:
+they have seen the type, as something that is none of the other labels. Cells of the type in eval/
+are then annotated.
 
 Shapes: N reference cells, B query cells.
 """  # fmt: skip
@@ -12,6 +13,7 @@ Shapes: N reference cells, B query cells.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -64,6 +66,11 @@ def without(index: ReferenceIndex, term: str, ancestors: Ancestors) -> Reference
         text_TD=index.text_TD[kept],
         model_fingerprint=index.model_fingerprint,
         calibration=index.calibration,
+        gene_head=dataclasses.replace(
+            index.gene_head,
+            weight_HT=index.gene_head.weight_HT[:, kept],
+            bias_T=index.gene_head.bias_T[kept],
+        ),
     )
 
 
@@ -104,9 +111,8 @@ def measure(data: Path, model_dir: Path | None) -> list[dict[str, object]]:
     import anndata as ad
 
     from benchmarks.run import lineage
-    from scgp.annotate import model_index
-    from scgp.embed import embed_adata, resolve_model
-    from scgp.reference.answer import answer
+    from scgp.annotate import label_cells, model_index
+    from scgp.embed import resolve_model
 
     ancestors = lineage()
     model = resolve_model(model_dir)
@@ -115,27 +121,20 @@ def measure(data: Path, model_dir: Path | None) -> list[dict[str, object]]:
     for path in sorted((data / "eval").glob("*.h5ad")):
         adata = ad.read_h5ad(path)
         true_B = adata.obs["cell_type_ontology_term_id"].astype(str).to_numpy(dtype=object)
-        vectors, _ = embed_adata(
-            adata,
-            model,
-            layer=None,
-            use_raw=None,
-            batch_size=1024,
-            device=None,
-            progress=False,
-        )
-        queries.append((true_B, vectors))
-    true_B = np.concatenate([true for true, _ in queries])
-    cell_BE = np.concatenate([vectors.cell_BE for _, vectors in queries])
-    type_BE = np.concatenate([vectors.type_BE for _, vectors in queries])
+        queries.append((true_B, adata))
     rows: list[dict[str, object]] = []
     for term, name in REMOVED.items():
-        of_type = np.array([term in ancestors(true) for true in true_B])
+        of_type = [np.array([term in ancestors(x) for x in true_B]) for true_B, _ in queries]
+        asked = [
+            (true_B[of_B], adata[of_B].copy())
+            for (true_B, adata), of_B in zip(queries, of_type, strict=True)
+            if of_B.any()
+        ]
         for reference, used in (("full", index), ("without", without(index, term, ancestors))):
-            decisions = list(answer(used, cell_BE[of_type], type_BE[of_type]))
+            decisions = [label_cells(adata, model, used)[0] for _, adata in asked]
             found = [
-                shares(part, decision, ancestors)
-                for part, decision in _paired(true_B[of_type], decisions)
+                shares(true_B, decision, ancestors)
+                for (true_B, _), decision in zip(asked, decisions, strict=True)
             ]
             sizes = [len(decision.label) for decision in decisions]
             mean = {o: float(np.average([f[o] for f in found], weights=sizes)) for o in OUTCOMES}
@@ -143,14 +142,6 @@ def measure(data: Path, model_dir: Path | None) -> list[dict[str, object]]:
                 {"term": term, "name": name, "index": reference, "cells": sum(sizes), **mean}
             )
     return rows
-
-
-def _paired(
-    true_B: NDArray[np.object_], decisions: list[Decision]
-) -> list[tuple[NDArray[np.object_], Decision]]:
-    """Cut the true terms as the decisions were cut."""
-    edges = np.cumsum([0, *(len(decision.label) for decision in decisions)])
-    return [(true_B[edges[i] : edges[i + 1]], part) for i, part in enumerate(decisions)]
 
 
 def table(rows: list[dict[str, object]]) -> str:

@@ -57,37 +57,23 @@ def predict_scgp(model_dir: Path, query: ad.AnnData) -> dict[str, Any]:
     ``confidence``, ``status`` of the default decision; ``leaf_ids``, ``leaf_confidence`` of the
     best label whatever the decision.
     """
-    from scgp.annotate import model_index
-    from scgp.embed import embed_adata
+    from scgp.annotate import label_cells, model_index
     from scgp.model.checkpoint import Model
-    from scgp.reference.answer import answer
 
     model = Model.load(model_dir)
     index = model_index(model)
-    vectors, _ = embed_adata(
-        query,
-        model,
-        layer=None,
-        use_raw=None,
-        batch_size=1024,
-        device=None,
-        progress=False,
-    )
-    parts = list(answer(index, vectors.cell_BE, vectors.type_BE))
+    decision, _, _ = label_cells(query, model, index)
     term_of = dict(zip(index.labels, index.label_ids, strict=True))
 
-    def joined(field: str) -> np.ndarray:
-        return np.concatenate([getattr(part, field) for part in parts])
-
-    status, label, term = joined("status"), joined("label"), joined("ontology_id")
+    status, label, term = decision.status, decision.label, decision.ontology_id
     named = np.where(term == "", label, term)
     called = np.isin(status, ["labelled", "ancestor"])
     return {
         "label_ids": np.where(called, named, UNKNOWN).astype(object),
-        "confidence": joined("confidence"),
+        "confidence": decision.confidence,
         "status": status,
-        "leaf_ids": np.array([term_of.get(x) or x for x in joined("leaf")], dtype=object),
-        "leaf_confidence": joined("leaf_confidence"),
+        "leaf_ids": np.array([term_of.get(x) or x for x in decision.leaf], dtype=object),
+        "leaf_confidence": decision.leaf_confidence,
     }
 
 

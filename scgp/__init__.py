@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     load_model = Model.load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Model",

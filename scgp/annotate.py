@@ -16,6 +16,7 @@ import pandas as pd
 
 from scgp.build import build_index
 from scgp.cells.counts import choose_counts
+from scgp.cells.tokens import TokenBatch
 from scgp.embed import CellVectors, embed_adata, resolve_model, warn_empty
 from scgp.errors import ArgumentError, CountsError, FingerprintError
 from scgp.model.checkpoint import Model
@@ -106,9 +107,9 @@ def annotate(
 
     Notes
     -----
-    Three streams of evidence (nearest reference cells, similarity to the text of ontology terms,
-    a linear head) are fused with weights that were fitted on held-out studies; see
-    "How annotation works" in the documentation.
+    Four streams of evidence (nearest reference cells, similarity to the text of ontology terms,
+    a linear head on the cell's vector and one on its genes) are fused with weights that were
+    fitted on held-out studies; see "How annotation works" in the documentation.
 
     Examples
     --------
@@ -124,14 +125,40 @@ def annotate(
     index = _resolve_index(
         reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress
     )
-    vectors, facts = embed_adata(
-        adata, model, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
+    decision, vectors, facts = label_cells(
+        adata, model, index, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
         progress=progress,
     )  # fmt: skip
-    decision = _joined(list(answer(index, vectors.cell_BE, vectors.type_BE)))
     warn_empty(vectors, "their label is missing, their confidence 0 and their vector zero")
     facts["index"] = repr(index)
     return write_slots(adata, _slots(decision, vectors, facts, key_added), copy=copy)
+
+
+def label_cells(
+    adata: ad.AnnData,
+    model: Model,
+    index: ReferenceIndex,
+    *,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    batch_size: int = 1024,
+    device: str | None = None,
+    progress: bool = False,
+) -> tuple[Decision, CellVectors, dict[str, object]]:
+    """Embed cells and answer; nothing is written. Also returns the facts for ``uns``."""
+    head = index.gene_head
+    scores: list[np.ndarray] = []
+
+    def watch(_: int, tokens: TokenBatch, measured_G: np.ndarray) -> None:
+        if head is not None:
+            scores.append(head.scores(tokens.values(model.config.n_genes), measured_G))
+
+    vectors, facts = embed_adata(
+        adata, model, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
+        progress=progress, watch=watch,
+    )  # fmt: skip
+    score_BT = np.concatenate(scores) if scores else None
+    return _joined(list(answer(index, vectors.cell_BE, vectors.type_BE, score_BT))), vectors, facts
 
 
 def _resolve_index(

@@ -11,12 +11,16 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
+from scgp.cells.sampling import at_most
+from scgp.cells.tokens import TokenBatch
 from scgp.embed import embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.evidence import Fusion
+from scgp.reference.gene_head import CELLS, fit_gene_head
 from scgp.reference.index import ReferenceIndex
 from scgp.slots import check_adata
 
@@ -71,9 +75,16 @@ def build_index(
     model = resolve_model(model)
     labels = _labels(adata, label_key)
     studies = None if study_key is None else _column(adata, study_key)
+    chosen_B = _chosen(labels, studies)
+    values: list[sp.csr_matrix] = []
+
+    def watch(first: int, tokens: TokenBatch, _: np.ndarray) -> None:
+        rows = np.flatnonzero(chosen_B[first : first + tokens.n_cells])
+        values.append(tokens.values(model.config.n_genes)[rows])
+
     vectors, _ = embed_adata(
         adata, model, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
-        progress=progress,
+        progress=progress, watch=watch,
     )  # fmt: skip
     kept = np.flatnonzero(labels.notna().to_numpy() & (vectors.total_B > 0))
     if not len(kept):
@@ -83,6 +94,12 @@ def build_index(
     order = sorted(set(names))
     id_of = dict(zip(names, ids, strict=True))
     label_ids = [id_of[name] for name in order]
+    code_B = np.full(adata.n_obs, -1)
+    code_B[kept] = np.searchsorted(order, names)
+    code_N = code_B[chosen_B]  # -1 for a chosen cell without a count
+    head = fit_gene_head(
+        sp.vstack(values, format="csr")[code_N >= 0], code_N[code_N >= 0], len(order)
+    )
     return ReferenceIndex.build(
         vectors.cell_BE[kept],
         names,
@@ -91,7 +108,20 @@ def build_index(
         text_TD=model.project_terms(label_ids),
         model_fingerprint=model.fingerprint,
         calibration=_calibration(model),
+        gene_head=head,
     )
+
+
+def _chosen(labels: pd.Series, studies: pd.Series | None) -> np.ndarray:
+    """Return which cells the gene head is fitted to: some of each label and study."""
+    label_B = pd.factorize(labels)[0]
+    study_B = np.zeros_like(label_B) if studies is None else pd.factorize(studies)[0]
+    labelled = np.flatnonzero(label_B >= 0)
+    most = CELLS if studies is not None else 2 * CELLS
+    rows = at_most(most, label_B[labelled], study_B[labelled], np.random.default_rng(0))
+    chosen_B = np.zeros(len(label_B), dtype=bool)
+    chosen_B[labelled[rows]] = True
+    return chosen_B
 
 
 def _calibration(model: Model) -> Fusion | None:

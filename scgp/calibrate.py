@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from scgp.cells.corpus import Corpus
+from scgp.cells.sampling import at_most
 from scgp.embed import CellVectors, embed_rows
 from scgp.errors import warn_user
 from scgp.model.checkpoint import Model
@@ -20,6 +21,7 @@ from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import streams_of
 from scgp.reference.evidence import STREAMS, Fusion
 from scgp.reference.fitting import HeldOut, fit_answers
+from scgp.reference.gene_head import CELLS, DRAWN_CELLS, GeneHead, fit_gene_head
 from scgp.reference.index import ReferenceIndex
 
 logger = logging.getLogger(__name__)
@@ -114,9 +116,10 @@ def _held_out(
     index = reference_of(model, part, part_types, seed=seed, use_tokens=False)
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(held_N & (types.cell_N >= 0))
-    rows = rows[_capped(types.cell_N[rows], corpus.study_N[rows], CELLS_HELD_OUT, rng)]
+    rows = rows[at_most(CELLS_HELD_OUT, types.cell_N[rows], corpus.study_N[rows], rng)]
     vectors = _embed(model, corpus.count_NG[rows], use_tokens=False)
-    streams, nearest_B = streams_of(index, vectors.cell_BE, vectors.type_BE, Fusion())
+    score_BT = _gene_scores(model, index, corpus, rows)
+    streams, nearest_B = streams_of(index, vectors.cell_BE, vectors.type_BE, score_BT, Fusion())
     column_T = np.array([types.names.index(index_name(index, i)) for i in range(len(index.labels))])
     spread = {name: np.zeros((len(rows), len(types.names))) for name in STREAMS}
     for name in STREAMS:
@@ -126,6 +129,22 @@ def _held_out(
     known_T = np.any(types.ancestor_TT.numpy() & there_T, axis=1)
     class_B = types.cell_N[rows]
     return HeldOut(spread, nearest_B, class_B, known_T[class_B], corpus.study_N[rows])
+
+
+def _gene_scores(
+    model: Model, index: ReferenceIndex, corpus: Corpus, rows: np.ndarray
+) -> np.ndarray | None:
+    """Return what the gene head says of cells of the corpus, each with its source's genes."""
+    if index.gene_head is None:
+        return None
+    values = _values(model, corpus.count_NG[rows])
+    score_BT = np.empty((len(rows), len(index.labels)), np.float32)
+    source_B = corpus.source_N[rows]
+    for source in np.unique(source_B):
+        of_source = np.flatnonzero(source_B == source)
+        measured_G = corpus.measured_SG[source]
+        score_BT[of_source] = index.gene_head.scores(values[of_source], measured_G)
+    return score_BT
 
 
 def index_name(index: ReferenceIndex, label: int) -> str:
@@ -153,7 +172,7 @@ def reference_of(
     parts = []
     for drawn, most in ((False, CELLS_IN_INDEX), (True, DRAWN_IN_INDEX)):
         rows = np.flatnonzero((types.cell_N >= 0) & (corpus.drawn_N == drawn))
-        parts.append(rows[_capped(types.cell_N[rows], corpus.study_N[rows], most, rng)])
+        parts.append(rows[at_most(most, types.cell_N[rows], corpus.study_N[rows], rng)])
     rows = np.concatenate(parts)
     vectors = _embed(model, corpus.count_NG[rows], use_tokens=use_tokens)
     is_drawn, code = corpus.drawn_N[rows], types.cell_N[rows]
@@ -166,7 +185,10 @@ def reference_of(
     name_of = [ontology.label(x) if ontology.is_term(x) else x for x in types.names]
     id_of = dict(zip(name_of, term_ids(types), strict=True))
     labels = [name_of[c] for c in code[full]]
-    label_ids = [id_of[name] for name in sorted(set(labels))]
+    order = sorted(set(labels))
+    label_ids = [id_of[name] for name in order]
+    label_of_class = np.array([order.index(x) if x in order else -1 for x in name_of])
+    label_N = np.where(types.cell_N >= 0, label_of_class[types.cell_N], -1)
     return ReferenceIndex.build(
         vectors.cell_BE[full],
         labels,
@@ -176,20 +198,30 @@ def reference_of(
         text_TD=model.project_terms(label_ids),
         model_fingerprint=model.fingerprint,
         calibration=fusion,
+        gene_head=_gene_head(model, corpus, label_N, len(order), rng),
         seed=seed,
     )
 
 
-def _capped(
-    class_N: np.ndarray, study_N: np.ndarray, most: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Return positions of at most `most` cells of each class and study, drawn at random."""
-    order = rng.permutation(len(class_N))
-    pair = np.unique(np.stack([class_N, study_N]), axis=1, return_inverse=True)[1].ravel()[order]
-    by_pair = np.argsort(pair, kind="stable")
-    first = np.searchsorted(pair[by_pair], pair[by_pair])
-    kept = order[by_pair[np.arange(len(pair)) - first < most]]
-    return np.sort(kept)
+def _gene_head(
+    model: Model, corpus: Corpus, label_N: np.ndarray, n_labels: int, rng: np.random.Generator
+) -> GeneHead:
+    """Fit the gene head to some cells of every label and study, and some of every profile."""
+    parts = []
+    for drawn, most in ((False, CELLS), (True, DRAWN_CELLS)):
+        rows = np.flatnonzero((label_N >= 0) & (corpus.drawn_N == drawn))
+        parts.append(rows[at_most(most, label_N[rows], corpus.study_N[rows], rng)])
+    rows = np.concatenate(parts)
+    values = _values(model, corpus.count_NG[rows])
+    return fit_gene_head(values, label_N[rows], n_labels, drawn_N=corpus.drawn_N[rows])
+
+
+def _values(model: Model, counts: sp.csr_matrix) -> sp.csr_matrix:
+    """Return log1p(CP10k) of rows of a corpus."""
+    genes = np.arange(model.config.n_genes)
+    blocks = [counts[i : i + 4096].astype(np.float32) for i in range(0, counts.shape[0], 4096)]
+    values = [model.tokenizer.tokenize(b, genes).values(model.config.n_genes) for b in blocks]
+    return sp.vstack(values, format="csr")
 
 
 def _embed(model: Model, counts: sp.csr_matrix, *, use_tokens: bool) -> CellVectors:

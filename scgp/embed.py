@@ -4,7 +4,7 @@ Shape suffixes: B cells, L gene tokens, E width of the joint space, N expressed 
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from scgp.slots import check_target, write_slots
 #: Cells that go through the network at once. Always this many (the last chunk is filled up), so
 #: that a cell's vector depends neither on the batch size nor on its company.
 CHUNK = 256
+
+#: Is shown the position of a chunk's first cell, its tokens, and which genes the data measure.
+Watch = Callable[[int, TokenBatch, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,12 @@ def embed_adata(
     batch_size: int,
     device: str | None,
     progress: bool,
+    watch: Watch | None = None,
 ) -> tuple[CellVectors, dict[str, object]]:
-    """Embed the cells of an AnnData; return vectors and what is to be said of them in ``uns``."""
+    """Embed the cells of an AnnData; return vectors and what is to be said of them in ``uns``.
+
+    ``watch`` is shown every chunk (see `embed_rows`).
+    """
     if batch_size < 1:
         msg = f"batch_size is {batch_size}; expected at least 1"
         raise ArgumentError(msg)
@@ -142,7 +149,7 @@ def embed_adata(
     match = match_genes(counts, model.genes)
     vectors = embed_rows(
         model, _blocks(counts, batch_size), match.token_of_column, device=on,
-        n_cells=counts.n_cells, progress=progress,
+        n_cells=counts.n_cells, progress=progress, watch=watch,
     )  # fmt: skip
     facts: dict[str, object] = {
         "model": model.fingerprint,
@@ -168,12 +175,17 @@ def embed_rows(
     n_cells: int | None = None,
     progress: bool = False,
     use_tokens: bool = True,
+    watch: Watch | None = None,
 ) -> CellVectors:
     """Embed blocks of rows, whose columns are the genes `token_of_column` of the model.
 
-    ``use_tokens=False`` asks the pooled view alone.
+    ``use_tokens=False`` asks the pooled view alone. ``watch(first, tokens, measured_G)`` is shown
+    every chunk: the position of its first cell, its tokens, and which genes are measured.
     """
     parts: list[CellVectors] = []
+    measured_G = np.zeros(model.config.n_genes, dtype=bool)
+    measured_G[token_of_column[token_of_column >= 0]] = True
+    n_seen = 0
     with (
         _on_device(model.network, device),
         tqdm(total=n_cells, disable=not progress, desc="embed", unit="cell") as bar,
@@ -182,6 +194,9 @@ def embed_rows(
             for start in range(0, block.shape[0], CHUNK):
                 tokens = model.tokenizer.tokenize(block[start : start + CHUNK], token_of_column)
                 parts.append(_embed_chunk(model, tokens, device, use_tokens=use_tokens))
+                if watch is not None:
+                    watch(n_seen, tokens, measured_G)
+                n_seen += tokens.n_cells
                 bar.update(tokens.n_cells)
     if not parts:
         nothing = np.zeros((0, model.config.embed_dim), np.float32)

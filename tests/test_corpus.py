@@ -71,3 +71,21 @@ def test_numbers_with_gaps_are_donors_too(genes):
     """A column of floats: "1.0" in two studies is two donors, and nan is no donor."""
     corpus = corpus_of(genes, [("a", 1.0), ("b", 1.0), ("a", np.nan), ("b", np.nan)])
     assert len(set(corpus.donor_N)) == 4
+
+
+def test_every_real_cell_names_its_source_and_a_drawn_one_none(genes):
+    def cells(n, n_genes, **obs):
+        adata = ad.AnnData(
+            sp.csr_matrix(np.ones((n, n_genes), np.float32)),
+            obs=pd.DataFrame({"label": "T cell", **obs}, index=[f"c{i}" for i in range(n)]),
+        )
+        adata.var_names = [f"GENE{g}" for g in range(n_genes)]
+        return adata
+
+    corpus = read_corpus(
+        [cells(2, N_GENES), cells(1, 220)], genes, label_key="label", study_key=None,
+        donor_key=None, unlabelled=[cells(3, 230)], drawn=[cells(2, N_GENES, profile="p")],
+    )  # fmt: skip
+    assert corpus.source_N.tolist() == [0, 0, 1, 2, 2, 2, -1, -1]
+    assert corpus.measured_SG.sum(axis=1).tolist() == [N_GENES, 220, 230]
+    assert corpus.part(np.array([2, 7])).source_N.tolist() == [1, -1]

@@ -238,3 +238,22 @@ def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch):
     for has in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
         assert has_bf16(torch.device("cpu")) is has
+
+
+def test_a_watcher_is_shown_every_chunk_in_order(blood, model):
+    token_V = model.genes.match(blood.var_names).token_of_column
+    seen = []
+
+    def watch(first, tokens, measured_G):
+        seen.append((first, tokens.n_cells))
+        assert set(np.flatnonzero(measured_G)) == set(token_V[token_V >= 0])
+        parts.append(tokens.values(model.config.n_genes))
+
+    parts = []
+    rows = sp.vstack([blood.X] * 3, format="csr")
+    embed_rows(model, [rows, rows[:1]], token_V, watch=watch)
+    assert seen == [(0, CHUNK), (256, 104), (360, 1)]
+    values = sp.vstack(parts, format="csr")
+    tokens = model.tokenizer.tokenize(rows, token_V)
+    np.testing.assert_array_equal(values[:360].toarray(), tokens.values(23262).toarray())
+    np.testing.assert_allclose(np.expm1(values.astype(float)).sum(axis=1), 1e4, rtol=1e-4)

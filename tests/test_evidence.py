@@ -16,6 +16,7 @@ from scgp.reference.evidence import (
     Fusion,
     fit_fusion,
     fuse,
+    gene_evidence,
     head_evidence,
     neighbour_evidence,
     text_evidence,
@@ -285,3 +286,22 @@ def test_the_head_of_one_label_and_of_a_label_without_cells():
     prob_NT = head_evidence(vector_ND, weight_TD, bias_T)
     assert np.isfinite(prob_NT).all()
     assert (prob_NT[:, 1] >= prob_NT[:, 0]).all()
+
+
+def test_a_calibration_of_an_earlier_version_gives_genes_no_weight():
+    fields = Fusion(weight_head=0.7).to_dict()
+    del fields["weight_gene"]
+    assert Fusion.from_dict(fields) == Fusion(weight_head=0.7, weight_gene=0.0)
+
+
+def test_without_a_gene_head_the_other_streams_decide_alone():
+    silent = gene_evidence(None, (1, 2), temperature=0.25)
+    assert np.isnan(silent).all()
+    head = np.array([[0.8, 0.2]])
+    fusion = Fusion(weight_head=0.5, weight_gene=0.5)
+    np.testing.assert_allclose(fuse({"head": head, "gene": silent}, fusion), head, atol=1e-3)
+
+
+def test_gene_evidence_is_the_softmax_of_the_scores():
+    found = gene_evidence(np.array([[0.5, 0.25]]), (1, 2), temperature=0.25)
+    np.testing.assert_allclose(found[0, 0] / found[0, 1], np.e)

@@ -39,6 +39,7 @@ def make_corpus(labels, tissues=None):
         study_N=np.arange(n_cells) % 2,
         donor_N=np.arange(n_cells) % 3,
         drawn_N=np.zeros(n_cells, bool),
+        source_N=np.zeros(n_cells, int),
         studies=("a", "b"),
         measured_SG=np.ones((1, N_GENES), bool),
     )

@@ -32,6 +32,7 @@ def make_corpus(n_cells=60, seed=0, n_drawn=20):
         study_N=np.where(drawn_N, 3, rng.integers(0, 3, n_cells)),
         donor_N=np.where(drawn_N, 9, rng.integers(0, 6, n_cells)),
         drawn_N=drawn_N,
+        source_N=np.where(drawn_N, -1, 0),
         studies=("a", "b", "c", "profile"),
         measured_SG=rng.random((2, N_GENES)) < 0.8,
     )

@@ -46,8 +46,9 @@ class Corpus:
         Whether the cell was drawn from a mean profile.
     studies
         Names of the studies.
-    measured_SG
-        Gene sets of the sources of real cells: what another platform measures.
+    source_N, measured_SG
+        Source of each cell (-1 for drawn cells), and the gene sets of the sources: what a platform
+        measures.
     """
 
     count_NG: sp.csr_matrix
@@ -57,6 +58,7 @@ class Corpus:
     study_N: np.ndarray
     donor_N: np.ndarray
     drawn_N: np.ndarray
+    source_N: np.ndarray
     studies: tuple[str, ...]
     measured_SG: np.ndarray
 
@@ -106,6 +108,10 @@ def read_corpus(
         parts.append(_read(cells, tissue_key))
     columns = pd.concat([table for table, _, _ in parts], ignore_index=True)
     is_drawn = np.repeat(np.arange(len(parts)) >= n_real, [len(table) for table, _, _ in parts])
+    first_P = np.cumsum([0, *(len(measured) for _, _, measured in parts)])
+    sources = [
+        table["source"] + first for (table, _, _), first in zip(parts, first_P[:-1], strict=True)
+    ]
     study_N, studies = pd.factorize(columns["study"])
     return Corpus(
         count_NG=sp.vstack([counts for _, counts, _ in parts], format="csr"),
@@ -115,6 +121,7 @@ def read_corpus(
         study_N=study_N,
         donor_N=pd.factorize(_donor_names(columns))[0],
         drawn_N=is_drawn,
+        source_N=np.where(is_drawn, -1, pd.concat(sources).to_numpy()),
         studies=tuple(map(str, studies)),
         measured_SG=np.concatenate([measured for _, _, measured in parts[:n_real]]),
     )
@@ -132,6 +139,7 @@ def _read(
             "disease": cells.column(disease_key) if disease_key else nothing,
             "study": cells.study,
             "donor": cells.donor,
+            "source": np.repeat(np.arange(len(cells.n_per_source)), cells.n_per_source),
         }
     )
     counts = cells.in_memory()

@@ -62,6 +62,18 @@ def balance(class_N: np.ndarray, study_N: np.ndarray, donor_N: np.ndarray) -> np
     return weight_N / weight_N.sum()
 
 
+def at_most(
+    most: int, class_N: np.ndarray, study_N: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Return positions of at most `most` cells of each class and study, drawn at random."""
+    order = rng.permutation(len(class_N))
+    pair = np.unique(np.stack([class_N, study_N]), axis=1, return_inverse=True)[1].ravel()[order]
+    by_pair = np.argsort(pair, kind="stable")
+    first = np.searchsorted(pair[by_pair], pair[by_pair])
+    kept = order[by_pair[np.arange(len(pair)) - first < most]]
+    return np.sort(kept)
+
+
 @dataclass(frozen=True)
 class MaskedSample:
     """Tokens with some values hidden, and what was hidden.

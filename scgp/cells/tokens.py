@@ -44,6 +44,11 @@ class TokenBatch:
         """Number of cells, empty ones included."""
         return self.total_B.size
 
+    def values(self, n_genes: int) -> sp.csr_matrix:
+        """Return log1p(CP10k) of all expressed genes (B x G)."""
+        parts = (self.pool_value_N, self.pool_gene_N, self.offset_B)
+        return sp.csr_matrix(parts, shape=(self.n_cells, n_genes))
+
 
 class Tokenizer:
     """Turn rows of counts into tokens; the same cell gives the same tokens in any company.

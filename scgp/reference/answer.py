@@ -1,4 +1,4 @@
-"""From the vectors of cells to answers: search, three streams of evidence, fusion, decision.
+"""From the vectors of cells to answers: search, four streams of evidence, fusion, decision.
 
 Shape suffixes: B cells, K neighbours, T labels, E width of the joint space.
 """
@@ -12,10 +12,12 @@ from scgp.reference.decision import Decision, decide
 from scgp.reference.evidence import (
     Fusion,
     fuse,
+    gene_evidence,
     head_evidence,
     neighbour_evidence,
     text_evidence,
 )
+from scgp.reference.gene_head import TEMPERATURE
 from scgp.reference.index import ReferenceIndex
 
 #: Cells answered at once: bounds the memory of the B x T matrices.
@@ -23,9 +25,13 @@ BLOCK = 4096
 
 
 def streams_of(
-    index: ReferenceIndex, cell_BE: np.ndarray, type_BE: np.ndarray, fusion: Fusion
+    index: ReferenceIndex,
+    cell_BE: np.ndarray,
+    type_BE: np.ndarray,
+    score_BT: np.ndarray | None,
+    fusion: Fusion,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the evidence of the three streams (each B x T) and the largest cosine (B)."""
+    """Return the evidence of the four streams (each B x T) and the largest cosine (B)."""
     similarity_BK, row_BK = index.search(cell_BE, fusion.k)
     n_labels = len(index.labels)
     streams = {
@@ -37,6 +43,7 @@ def streams_of(
         ),
         "text": text_evidence(type_BE, index.text_TD, temperature=fusion.temperature_text),
         "head": head_evidence(cell_BE, index.head_weight_TD, index.head_bias_T),
+        "gene": gene_evidence(score_BT, (len(cell_BE), n_labels), temperature=TEMPERATURE),
     }
     return streams, similarity_BK[:, 0]
 
@@ -45,6 +52,7 @@ def answer(
     index: ReferenceIndex,
     cell_BE: np.ndarray,
     type_BE: np.ndarray,
+    score_BT: np.ndarray | None,
     *,
     fusion: Fusion | None = None,
 ) -> Iterator[Decision]:
@@ -56,14 +64,19 @@ def answer(
         The reference.
     cell_BE, type_BE
         Vectors of :class:`scgp.embed.CellVectors`.
+    score_BT
+        Scores of the index's gene head (`scgp.reference.gene_head.GeneHead.scores`), or None.
     fusion
         How streams are fused; None takes the index's own calibration.
     """
     fusion = fusion or index.calibration
     ontology = Ontology("CL")
     for start in range(0, len(cell_BE), BLOCK):
-        block_BE = cell_BE[start : start + BLOCK]
-        streams, nearest_B = streams_of(index, block_BE, type_BE[start : start + BLOCK], fusion)
+        part = slice(start, start + BLOCK)
+        block_BE = cell_BE[part]
+        streams, nearest_B = streams_of(
+            index, block_BE, type_BE[part], None if score_BT is None else score_BT[part], fusion
+        )
         yield decide(
             fuse(streams, fusion),
             index.labels,

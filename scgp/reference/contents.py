@@ -28,6 +28,14 @@ ARRAYS = {
     "head_weight_TD": np.float32,
     "head_bias_T": np.float32,
 }
+# Those of the gene head, all or none.
+GENE_ARRAYS = {
+    "gene_head_gene_H": np.int32,
+    "gene_head_scale_H": np.float32,
+    "gene_head_mean_H": np.float32,
+    "gene_head_weight_HT": np.float16,
+    "gene_head_bias_T": np.float32,
+}
 TEXTS = ("labels", "label_ids", "studies")
 # A unit vector in float32 is off by far less; more means that it is no unit vector.
 UNIT_SLACK = 1e-3
@@ -58,7 +66,8 @@ def vector_fault(vectors_ND: NDArray[np.float32]) -> str:
 
 def array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Look for arrays of labels.npz that are missing or of another type."""
-    kinds = {name: np.dtype(kind) for name, kind in ARRAYS.items()}
+    gene = GENE_ARRAYS if GENE_ARRAYS.keys() & arrays.keys() else {}
+    kinds = {name: np.dtype(kind) for name, kind in {**ARRAYS, **gene}.items()}
     odd = [name for name, kind in kinds.items() if name not in arrays or arrays[name].dtype != kind]
     texts = [*TEXTS, *(["names_N"] if "names_N" in arrays else [])]
     odd += [name for name in texts if name not in arrays or arrays[name].dtype.kind != "U"]
@@ -91,4 +100,26 @@ def content_fault(index: Any, *, n_cells: int, width: int) -> str:
     for name in ("text_TD", "head_weight_TD", "head_bias_T"):
         if not np.isfinite(getattr(index, name)).all():
             return f"{name} holds NaN or infinite values"
+    return "" if index.gene_head is None else _gene_head_fault(index.gene_head, n_labels)
+
+
+def _gene_head_fault(head: Any, n_labels: int) -> str:
+    """Look for parts of a `GeneHead` that contradict each other."""
+    n_genes = len(head.gene_H)
+    expected = {
+        "scale_H": (n_genes,),
+        "mean_H": (n_genes,),
+        "weight_HT": (n_genes, n_labels),
+        "bias_T": (n_labels,),
+    }
+    for name, shape in expected.items():
+        value = getattr(head, name)
+        if np.shape(value) != shape:
+            return f"{name} of the gene head has the shape {np.shape(value)}, expected {shape}"
+        if not np.isfinite(value).all():
+            return f"{name} of the gene head holds NaN or infinite values"
+    if n_genes and (head.gene_H.min() < 0 or np.any(np.diff(head.gene_H) <= 0)):
+        return "genes of the gene head are not ascending, each once"
+    if np.any(head.scale_H <= 0):
+        return "scale_H of the gene head is not positive"
     return ""

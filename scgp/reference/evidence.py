@@ -1,4 +1,4 @@
-"""Evidence for labels: neighbours, text and a linear head, and how the three are fused.
+"""Evidence for labels: neighbours, text and two linear heads, and how the four are fused.
 
 Pure functions on arrays, and `Fusion`, the numbers they are fused with. Knows neither files nor
 AnnData, nor what an ontology is (it sees the relation of labels as a matrix).
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-STREAMS = ("neighbour", "text", "head")
+STREAMS = ("neighbour", "text", "head", "gene")
 # No stream may rule a label out alone: neighbours give an exact 0 to every label not among them.
 FLOOR = 1e-4
 MAX_WEIGHT = 20.0
+# Fields of `Fusion` that earlier versions did not have, with what they did.
+ADDED = {"weight_gene": 0.0}
 # Keeps weights finite where the held-out cells are few and all right.
 WEIGHT_L2 = 1e-3
 
@@ -49,6 +51,7 @@ class Fusion:
     weight_neighbour: float = 0.4
     weight_text: float = 0.4
     weight_head: float = 0.4
+    weight_gene: float = 0.4
     threshold: float = 0.5
     novelty_threshold: float = -1.0
     weight_near: float = 0.0
@@ -65,7 +68,7 @@ class Fusion:
         if (
             not (whole and real)
             or min(self.temperature_neighbour, self.temperature_text) <= 0
-            or min(self.weight_neighbour, self.weight_text, self.weight_head, self.weight_near) < 0
+            or min(self.weight_near, *(self.weight(name) for name in STREAMS)) < 0
             or not 0 <= self.threshold <= 1
         ):
             message = (
@@ -93,7 +96,11 @@ class Fusion:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Fusion:
-        """Read what `to_dict` gave; a field more or less is an error."""
+        """Read what `to_dict` gave; a field more or less is an error.
+
+        The fields of `ADDED` may be missing: earlier versions did not have them.
+        """
+        fields = {**ADDED, **fields}
         expected = {field.name for field in dataclasses.fields(cls)}
         if set(fields) != expected:
             message = (
@@ -183,6 +190,15 @@ def head_evidence(
     return _softmax(cell_BD @ weight_TD.T + bias_T)
 
 
+def gene_evidence(
+    score_BT: NDArray[np.floating[Any]] | None, shape: tuple[int, int], *, temperature: float
+) -> NDArray[np.float64]:
+    """Return the softmax of the gene head's scores; NaN, a silent stream, where there is none."""
+    if score_BT is None:
+        return np.full(shape, np.nan)
+    return _softmax(score_BT.astype(np.float64) / temperature)
+
+
 def _log_streams(streams: Mapping[str, NDArray[np.floating[Any]]]) -> NDArray[np.float64]:
     """Return the floored log probabilities, S x B x T; NaN where a stream is silent."""
     odd = sorted(set(streams) - set(STREAMS))
@@ -215,7 +231,7 @@ def fuse(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> ND
     Parameters
     ----------
     streams
-        ``"neighbour"``, ``"text"``, ``"head"``, or some of them, each B x T.
+        ``"neighbour"``, ``"text"``, ``"head"``, ``"gene"``, or some of them, each B x T.
 
     Returns
     -------

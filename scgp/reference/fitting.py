@@ -5,7 +5,7 @@ Shape suffixes: B held-out cells, T classes, S streams, F features.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import minimize
@@ -15,11 +15,12 @@ from scgp.phenotypes.ontology import Ontology
 from scgp.reference.decision import worth
 from scgp.reference.evidence import STREAMS, Fusion, fuse, log_odds
 
-#: Shares of the streams that are tried (they sum to 1), first in fifths, then a tenth to each side
-#: of the best; their common scale, and the weights of nearness in the ontology.
-FIFTHS, STEP = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), 0.1
-SCALES = (0.6, 1.0)
-NEARNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+#: Steps by which shares of the streams (they sum to 1) are moved, their common scales, and the
+#: weights of nearness in the ontology that are tried.
+STEPS, SCALES = (0.15, 0.05), (0.5, 0.75, 1.0)
+NEARNESS = (2.0, 4.0, 8.0, 16.0, 32.0)
+#: A move must gain this much.
+LEAST_GAIN = 1e-4
 #: Added to scores before their geometric mean: a score of 0 must not hide the others.
 SOFTENED = 0.01
 #: Cells less like the reference than this share of the held-out cells of known types are novel.
@@ -67,7 +68,7 @@ def fit_answers(
     ontology: Ontology,
     start: Fusion | None = None,
 ) -> Fusion:
-    """Choose weights by grid search, then scale the confidence, both on held-out studies.
+    """Choose weights by search, then scale the confidence, both on held-out studies.
 
     The search maximises the geometric mean of three means over studies: macro-F1 along the
     ontology, which rewards a deep answer, plain macro-F1, which wants the term that the authors
@@ -90,51 +91,76 @@ def fit_answers(
     The fusion with fitted weights, nearness, confidence and novelty threshold.
     """
     scorer = Scorer(label_ids, ontology)
-    start = start or Fusion()
-    fifths = [x for x in itertools.product(FIFTHS, repeat=len(STREAMS)) if abs(sum(x) - 1) < 1e-9]
-    best = _best_weights(cells, scorer, start, itertools.product(fifths, SCALES))
-    scale = best.weight_neighbour + best.weight_text + best.weight_head
-    shares = [best.weight(name) / scale for name in STREAMS]
-    best = _best_weights(cells, scorer, start, ((x, scale) for x in _around(shares)))
+    best = _climb(_Search(cells, scorer), start or Fusion())
     known = cells.nearest_B[cells.known_B]
     novelty = float(np.quantile(known, NOVEL_SHARE)) if len(known) else -1.0
     best = dataclasses.replace(best, novelty_threshold=novelty)
     return _scale_confidence(best, cells, scorer)
 
 
-def _around(shares: Sequence[float]) -> list[tuple[float, ...]]:
-    """Return the shares themselves, and those with a tenth moved from one stream to another."""
-    found = [tuple(shares)]
-    for giver, taker in itertools.permutations(range(len(shares)), 2):
-        if shares[giver] > STEP - 1e-9:
-            moved = list(shares)
-            moved[giver] = max(moved[giver] - STEP, 0.0)
-            moved[taker] += STEP
-            found.append(tuple(moved))
+class _Search:
+    """The value of weights: the geometric mean of the three scores, to the third power."""
+
+    def __init__(self, cells: HeldOut, scorer: "Scorer") -> None:
+        self.cells = cells
+        self.scorer = scorer
+
+    def value(self, fusion: Fusion) -> float:
+        posterior_BT = fuse(self.cells.streams, fusion).astype(np.float32)
+        leaf_B = (posterior_BT @ self.scorer.worth(fusion.weight_near)).argmax(axis=1)
+        scores = self.scorer.mean_scores(leaf_B, self.cells.class_B, self.cells.study_B)
+        return float(np.prod(np.add(scores, SOFTENED)))
+
+
+def _climb(search: _Search, start: Fusion) -> Fusion:
+    """Climb from the best of equal shares and each stream alone.
+
+    A step moves shares between two streams, or takes another scale and nearness; the best of all
+    is made while there is one that gains, with each of `STEPS` in turn.
+    """
+    names = [name for name in STREAMS if name in search.cells.streams]
+    others = list(itertools.product(SCALES, NEARNESS))
+    equal = dict.fromkeys(names, 1 / len(names))
+    alone = [{name: 1.0} for name in names]
+    moves = [(shares, *other) for shares in (equal, *alone) for other in others]
+    best = max(moves, key=lambda move: search.value(_weighted(start, *move)))
+    best_value = search.value(_weighted(start, *best))
+    for step in STEPS:
+        while True:
+            shares, scale, near = best
+            moves = [(moved, scale, near) for moved in _moved(shares, names, step)]
+            moves += [(shares, *other) for other in others]
+            values = [search.value(_weighted(start, *move)) for move in moves]
+            if max(values) < best_value + LEAST_GAIN:
+                break
+            best_value = max(values)
+            best = moves[values.index(best_value)]
+    return _weighted(start, *best)
+
+
+def _weighted(start: Fusion, shares: Mapping[str, float], scale: float, near: float) -> Fusion:
+    weights = {name: scale * shares.get(name, 0.0) for name in STREAMS}
+    return dataclasses.replace(
+        start,
+        weight_neighbour=weights["neighbour"],
+        weight_text=weights["text"],
+        weight_head=weights["head"],
+        weight_gene=weights["gene"],
+        weight_near=near,
+    )
+
+
+def _moved(
+    shares: Mapping[str, float], names: Sequence[str], step: float
+) -> list[dict[str, float]]:
+    """Return the shares with a step, or what is left, moved from one stream to another."""
+    found = []
+    for giver, taker in itertools.permutations(names, 2):
+        part = min(step, shares.get(giver, 0.0))
+        if part > 0:
+            left, grown = shares[giver] - part, shares.get(taker, 0.0) + part
+            found.append({**shares, giver: left, taker: grown})
     return found
-
-
-def _best_weights(
-    cells: HeldOut,
-    scorer: "Scorer",
-    start: Fusion,
-    candidates: Iterable[tuple[Sequence[float], float]],
-) -> Fusion:
-    """Try shares and scales with every weight of nearness."""
-    best, best_value = start, -np.inf
-    for shares, scale in candidates:
-        neighbour, text, head = (scale * share for share in shares)
-        fusion = dataclasses.replace(
-            start, weight_neighbour=neighbour, weight_text=text, weight_head=head
-        )
-        posterior_BT = fuse(cells.streams, fusion).astype(np.float32)
-        for near in NEARNESS:
-            leaf_B = (posterior_BT @ scorer.worth(near)).argmax(axis=1)
-            scores = scorer.mean_scores(leaf_B, cells.class_B, cells.study_B)
-            value = float(np.prod(np.add(scores, SOFTENED)))  # the cube of the mean
-            if value > best_value:
-                best, best_value = dataclasses.replace(fusion, weight_near=near), value
-    return best
 
 
 class Scorer:

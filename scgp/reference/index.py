@@ -26,6 +26,7 @@ from scgp.reference.contents import (
     vector_fault,
 )
 from scgp.reference.evidence import Fusion
+from scgp.reference.gene_head import GeneHead
 from scgp.reference.head import fit_head
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class ReferenceIndex:
         The `Fusion` that answers are made with.
     names_N
         Names of the cells (str), or None.
+    gene_head
+        The linear map from genes to labels, or None.
     """
 
     faiss_index: Any
@@ -83,6 +86,7 @@ class ReferenceIndex:
     model_fingerprint: str
     calibration: Fusion
     names_N: NDArray[np.str_] | None = None
+    gene_head: GeneHead | None = None
 
     @classmethod
     def build(
@@ -97,6 +101,7 @@ class ReferenceIndex:
         text_TD: NDArray[np.float32] | None = None,
         calibration: Fusion | None = None,
         names: Sequence[str] | None = None,
+        gene_head: GeneHead | None = None,
         seed: int = 0,
     ) -> ReferenceIndex:
         """Index labelled cells and fit the linear head to them.
@@ -115,6 +120,8 @@ class ReferenceIndex:
             One per cell.
         calibration
             Default: an unfitted `Fusion`.
+        gene_head
+            A gene head whose labels are ``sorted(set(labels))``.
         seed
             Seed of the head's draw of cells.
 
@@ -154,6 +161,7 @@ class ReferenceIndex:
             model_fingerprint=model_fingerprint,
             calibration=calibration or Fusion(),
             names_N=None if names is None else np.array(names, dtype=str),
+            gene_head=gene_head,
         )
         if fault := content_fault(index, n_cells=n_cells, width=width):
             message = f"cannot build an index: {fault}"
@@ -254,6 +262,8 @@ class ReferenceIndex:
         arrays = {name: np.asarray(getattr(self, name)) for name in (*ARRAYS, *TEXTS)}
         if self.names_N is not None:
             arrays["names_N"] = self.names_N
+        if self.gene_head is not None:
+            arrays |= {f"gene_head_{name}": x for name, x in self.gene_head.arrays().items()}
         manifest = {
             "n_cells": self.n_cells,
             "width": self.width,
@@ -319,6 +329,7 @@ class ReferenceIndex:
             model_fingerprint=made_by,
             calibration=Fusion.from_dict(manifest["calibration"]),
             names_N=arrays.get("names_N"),
+            gene_head=_gene_head(arrays),
             **contents,
         )
         fault = vector_fault(index.vectors_ND)
@@ -326,6 +337,14 @@ class ReferenceIndex:
             message = f"{path} cannot be used: {fault}; save the index anew"
             raise CheckpointError(message)
         return index
+
+
+def _gene_head(arrays: dict[str, NDArray[Any]]) -> GeneHead | None:
+    """Return the gene head of labels.npz; indexes of earlier versions have none."""
+    names = [field.name for field in dataclasses.fields(GeneHead)]
+    if not any(f"gene_head_{name}" in arrays for name in names):
+        return None
+    return GeneHead(**{name: arrays[f"gene_head_{name}"] for name in names})
 
 
 def _flat_index(vectors_ND: NDArray[np.float32]) -> Any:

@@ -1,0 +1,168 @@
+"""The gene head: ridge regression from expressed genes to labels, in closed form.
+
+A linear model of genes errs otherwise than the network does, so that the two together are better
+than either. Knows genes as columns, values and label codes; neither AnnData nor the network.
+
+Shapes: N reference cells, B cells, G genes of the vocabulary, H genes of the head, T labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Genes of the head, those of the largest variance over (mean + `PRIOR`) of log1p(CP10k).
+N_GENES, PRIOR = 3000, 0.3
+#: Values are divided by a gene's deviation (plus `FLOOR`), and what is above `CLIP` is cut, as in
+#: scanpy's scaling: one count of a rare gene must not decide.
+FLOOR, CLIP = 0.1, 10.0
+#: The penalty: that of losing genes at random (marginalised dropout, van der Maaten et al. 2013),
+#: as a share of each gene's second moment.
+PENALTY = 0.3
+#: What keeps the system solvable where genes are copies of each other.
+RIDGE = 1e-3
+#: Weight of a drawn cell beside that of a real one.
+DRAWN_WEIGHT = 0.5
+#: Divides the scores before the softmax.
+TEMPERATURE = 0.25
+#: Cells of each label and study that the head is fitted to, and of each label and profile.
+CELLS, DRAWN_CELLS = 100, 8
+#: Rows that are dense at once: of a product of scores, and of the moments.
+CHUNK, BLOCK = 256, 1024
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GeneHead:
+    """A linear map from scaled log1p(CP10k) of some genes to scores of labels.
+
+    Attributes
+    ----------
+    gene_H
+        Genes of the vocabulary, int32, ascending.
+    scale_H
+        What values are divided by, float32.
+    mean_H
+        Mean scaled value over the reference, float32: stands in for a gene that is not measured.
+    weight_HT
+        Weights, float16.
+    bias_T
+        Scores of a cell in which every gene has its mean, float32.
+    """
+
+    gene_H: NDArray[np.int32]
+    scale_H: NDArray[np.float32]
+    mean_H: NDArray[np.float32]
+    weight_HT: NDArray[np.float16]
+    bias_T: NDArray[np.float32]
+
+    def scores(self, value_BG: sp.csr_matrix, measured_G: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return the scores of the labels (B x T).
+
+        Parameters
+        ----------
+        value_BG
+            log1p(CP10k) over the vocabulary.
+        measured_G
+            Genes that the data measure; another is not zero but unknown, and has its mean.
+        """
+        mean_H = np.where(measured_G[self.gene_H], self.mean_H, np.float32(0))
+        offset_T = self.bias_T - mean_H @ self._weight_HT
+        x_BH = _scaled(value_BG, self.gene_H, self.scale_H)
+        score_BT = np.empty((x_BH.shape[0], len(self.bias_T)), np.float32)
+        # always products of one size, so that a cell's scores depend on no other cell
+        block_CH = np.zeros((CHUNK, len(self.gene_H)), np.float32)
+        for start in range(0, len(score_BT), CHUNK):
+            part = x_BH[start : start + CHUNK]
+            block_CH[: part.shape[0]] = part.toarray()
+            score_BT[start : start + CHUNK] = (block_CH @ self._weight_HT)[: part.shape[0]]
+        score_BT += offset_T
+        return score_BT
+
+    @functools.cached_property
+    def _weight_HT(self) -> NDArray[np.float32]:
+        return self.weight_HT.astype(np.float32)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what is stored, by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def _scaled(
+    value_NG: sp.csr_matrix, gene_H: NDArray[np.integer], scale_H: NDArray[np.float32]
+) -> sp.csr_matrix:
+    x_NH = sp.csr_matrix(value_NG[:, gene_H], dtype=np.float32)
+    x_NH.sort_indices()
+    x_NH.data = np.minimum(x_NH.data / scale_H[x_NH.indices], np.float32(CLIP))
+    return x_NH
+
+
+def fit_gene_head(
+    value_NG: sp.csr_matrix,
+    code_N: NDArray[np.integer],
+    n_labels: int,
+    *,
+    drawn_N: NDArray[np.bool_] | None = None,
+    n_genes: int = N_GENES,
+) -> GeneHead:
+    """Fit the head to reference cells.
+
+    Ridge regression of the indicator of each label on the scaled genes, every cell weighted by one
+    over the root of its label's cells. Scores are divided by the root of the label's share, which
+    puts rare and frequent labels on one scale.
+
+    Parameters
+    ----------
+    value_NG
+        log1p(CP10k) over the vocabulary.
+    code_N
+        Label of each cell.
+    drawn_N
+        Cells drawn from mean profiles, which count half.
+    n_genes
+        Most genes that are used.
+    """
+    count_T = np.bincount(code_N, minlength=n_labels)
+    weight_N = 1 / np.sqrt(count_T[code_N])
+    if drawn_N is not None:
+        weight_N = weight_N * np.where(drawn_N, DRAWN_WEIGHT, 1.0)
+    weight_N /= weight_N.sum()
+    mean_G = value_NG.T @ weight_N
+    variance_G = np.maximum(value_NG.power(2).T @ weight_N - mean_G**2, 0.0)
+    # ties go to the lower gene, and a gene that never varies says nothing
+    order_G = np.argsort(-variance_G / (mean_G + PRIOR), kind="stable")
+    gene_H = np.sort(order_G[: min(n_genes, int((variance_G > 0).sum()))]).astype(np.int32)
+    scale_H = (np.sqrt(variance_G[gene_H]) + FLOOR).astype(np.float32)
+    x_NH = _scaled(value_NG, gene_H, scale_H)
+    second_HH, mean_H = _moments(x_NH, weight_N)
+    share_T = np.bincount(code_N, weight_N, minlength=n_labels)
+    label_NT = sp.csr_matrix((weight_N, (np.arange(len(code_N)), code_N)), (len(code_N), n_labels))
+    both_HT = (x_NH.T @ label_NT).toarray() - np.outer(mean_H, share_T)
+    ridge_H = PENALTY * np.diag(second_HH) + RIDGE
+    weight_HT = np.linalg.solve(second_HH - np.outer(mean_H, mean_H) + np.diag(ridge_H), both_HT)
+    root_T = np.sqrt(np.maximum(share_T, np.finfo(float).tiny))
+    return GeneHead(
+        gene_H=gene_H,
+        scale_H=scale_H,
+        mean_H=mean_H.astype(np.float32),
+        weight_HT=(weight_HT / root_T).astype(np.float16),
+        bias_T=root_T.astype(np.float32),
+    )
+
+
+def _moments(
+    x_NH: sp.csr_matrix, weight_N: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the weighted second moments and means; a block of dense rows at a time."""
+    second_HH = np.zeros((x_NH.shape[1], x_NH.shape[1]))
+    for start in range(0, x_NH.shape[0], BLOCK):
+        block_BH = x_NH[start : start + BLOCK].toarray()
+        weighted_BH = block_BH * weight_N[start : start + BLOCK, None].astype(np.float32)
+        second_HH += weighted_BH.T @ block_BH
+    return second_HH, x_NH.T @ weight_N
