@@ -4,6 +4,7 @@ Shape suffixes: N cells of the corpus, B held-out cells, T classes of the corpus
 joint space.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 N_FOLDS = 3
 #: Cells of a class and study that stand in the index, and in the held-out evidence.
 CELLS_IN_INDEX, CELLS_HELD_OUT = 150, 60
+#: Rounds in which the types of the held-out cells are removed from the reference, each once.
+N_REMOVALS = 3
 #: Cells drawn from each profile for the index.
 DRAWN_IN_INDEX = 3
 
@@ -128,7 +131,50 @@ def _held_out(
     there_T[column_T] = True
     known_T = np.any(types.ancestor_TT.numpy() & there_T, axis=1)
     class_B = types.cell_N[rows]
-    return HeldOut(spread, nearest_B, class_B, known_T[class_B], corpus.study_N[rows])
+    novel_B = np.zeros(len(rows), bool)
+    seen = HeldOut(spread, nearest_B, class_B, known_T[class_B], corpus.study_N[rows], novel_B)
+    class_R = column_T[index.code_N]
+    novel = [
+        _without(seen, removed_T, index.vectors_ND[~removed_T[class_R]], vectors.cell_BE)
+        for removed_T in _removals(class_B, types.ancestor_TT.numpy(), rng)
+    ]
+    return HeldOut.join([seen, *novel])
+
+
+def _removals(
+    class_B: np.ndarray, below_TT: np.ndarray, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Deal the classes of held-out cells to rounds; yield each round's, with all below them."""
+    order = rng.permutation(np.unique(class_B))
+    for chosen in np.array_split(order, N_REMOVALS):
+        if len(chosen):
+            yield below_TT[chosen].any(axis=0)
+
+
+def _without(
+    seen: HeldOut, removed_T: np.ndarray, kept_ND: np.ndarray, cell_BE: np.ndarray
+) -> HeldOut:
+    """Return the cells of removed classes as they look to a reference without these classes.
+
+    The streams lose the removed classes and are scaled to 1 again; where nothing is left (all
+    neighbours were of removed classes), a stream is uniform.
+    """
+    rows = np.flatnonzero(removed_T[seen.class_B])
+    asked = seen.take(rows)
+    streams = {}
+    for name, stream in asked.streams.items():
+        left_BT = np.where(removed_T, 0.0, stream)
+        total_B1 = np.nansum(left_BT, axis=1, keepdims=True)
+        uniform_BT = np.broadcast_to(~removed_T / max((~removed_T).sum(), 1), left_BT.shape)
+        streams[name] = np.where(total_B1 > 0, left_BT / np.maximum(total_B1, 1e-300), uniform_BT)
+    nearest_B = (cell_BE[rows] @ kept_ND.T).max(axis=1, initial=-1.0)
+    return dataclasses.replace(
+        asked,
+        streams=streams,
+        nearest_B=nearest_B,
+        known_B=np.zeros(len(rows), bool),
+        novel_B=np.ones(len(rows), bool),
+    )
 
 
 def _gene_scores(

@@ -19,6 +19,7 @@ from scgp.reference.evidence import (
     gene_evidence,
     head_evidence,
     neighbour_evidence,
+    pool,
     text_evidence,
 )
 from scgp.reference.head import fit_head
@@ -305,3 +306,16 @@ def test_without_a_gene_head_the_other_streams_decide_alone():
 def test_gene_evidence_is_the_softmax_of_the_scores():
     found = gene_evidence(np.array([[0.5, 0.25]]), (1, 2), temperature=0.25)
     np.testing.assert_allclose(found[0, 0] / found[0, 1], np.e)
+
+
+def test_the_pool_is_sure_only_where_streams_agree():
+    sure, other = np.array([[0.98, 0.01, 0.01]]), np.array([[0.01, 0.98, 0.01]])
+    even = Fusion(weight_text=0.5, weight_head=0.5)
+    assert pool({"text": sure, "head": sure}, even)[0, 0] > 0.95
+    torn = pool({"text": sure, "head": other}, even)
+    np.testing.assert_allclose(torn.sum(), 1)
+    assert torn.max() < 0.55
+    silent = np.array([[np.nan, 0.5, 0.5]])
+    assert pool({"text": silent, "head": sure}, even)[0, 0] > 0.6
+    text_alone = Fusion(weight_text=1.0, weight_head=0.0)
+    assert 0.7 < pool({"text": sure, "head": other}, text_alone)[0, 0] < 0.8

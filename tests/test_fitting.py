@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.scores import counted_as, macro_f1, soft_scores
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.evidence import STREAMS, Fusion, fuse
+from scgp.reference.evidence import STREAMS, Fusion, fuse, pool
 from scgp.reference.fitting import HeldOut, Scorer, fit_answers
 
 # T cell > CD4, CD8; B cell; monocyte > classical monocyte; endothelial; a label that is no term
@@ -40,7 +40,8 @@ def make_cells(informative, n_cells=600, seed=0, sharpness=3.0):
         power_BT = np.exp(logit_BT)
         streams[name] = power_BT / power_BT.sum(axis=1, keepdims=True)
     study_B = rng.choice(3, n_cells, p=[0.6, 0.3, 0.1])
-    return HeldOut(streams, rng.uniform(0.5, 1, n_cells), class_B, np.ones(n_cells, bool), study_B)
+    known_B, novel_B = np.ones(n_cells, bool), np.zeros(n_cells, bool)
+    return HeldOut(streams, rng.uniform(0.5, 1, n_cells), class_B, known_B, study_B, novel_B)
 
 
 def fit(cells, **options):
@@ -70,7 +71,7 @@ def answers(cells, fusion):
     scorer = Scorer(IDS, CL)
     posterior_BT = fuse(cells.streams, fusion)
     leaf_B = (posterior_BT @ scorer.worth(fusion.weight_near)).argmax(axis=1)
-    mass_B = (posterior_BT * scorer.right_TT[leaf_B]).sum(axis=1)
+    mass_B = (pool(cells.streams, fusion) * scorer.right_TT[leaf_B]).sum(axis=1)
     right_B = scorer.right_TT[cells.class_B, leaf_B]
     return leaf_B, right_B, fusion.confidence(mass_B, cells.nearest_B)
 
@@ -176,3 +177,19 @@ def test_depth_counts_all_ancestors_as_the_benchmark_does():
     answer_B, class_B, study_B = np.array([0, 1, 2]), np.array([1, 1, 2]), np.zeros(3, int)
     found = Scorer(ids, CL).mean_scores(answer_B, class_B, study_B)
     assert found == pytest.approx(by_benchmark(ids, answer_B, class_B, study_B), abs=1e-6)
+
+
+def test_cells_of_removed_types_lower_the_confidence_and_touch_nothing_else():
+    cells = make_cells("head", sharpness=6.0)
+    lost = dataclasses.replace(
+        make_cells("text", seed=1),
+        nearest_B=np.full(600, 0.3),
+        known_B=np.zeros(600, bool),
+        novel_B=np.ones(600, bool),
+    )
+    alone, both = fit(cells), fit(HeldOut.join([cells, lost]))
+    weights = [f"weight_{name}" for name in (*STREAMS, "near")]
+    for name in (*weights, "novelty_threshold"):
+        assert getattr(alone, name) == getattr(both, name)
+    mass, far = np.array([0.6]), np.array([0.3])
+    assert 1 - both.confidence(mass, far) > 2 * (1 - alone.confidence(mass, far))

@@ -15,6 +15,7 @@ from scgp.reference.evidence import (
     gene_evidence,
     head_evidence,
     neighbour_evidence,
+    pool,
     text_evidence,
 )
 from scgp.reference.gene_head import TEMPERATURE
@@ -87,5 +88,6 @@ def answer(
             novelty_threshold=fusion.novelty_threshold,
             empty_B=np.logical_not(np.any(block_BE, axis=1)),
             weight_near=fusion.weight_near,
+            support_BT=pool(streams, fusion) if fusion.pooled else None,
             confidence=fusion.confidence,
         )

@@ -211,6 +211,7 @@ class _Answers(NamedTuple):
 
 def _decide_block(
     posterior_BT: NDArray[np.float64],
+    support_BT: NDArray[np.float64],
     nearest_B: NDArray[np.float64],
     novel_B: NDArray[np.bool_],
     plan: _Plan,
@@ -219,8 +220,8 @@ def _decide_block(
     confidence: Confidence,
 ) -> _Answers:
     cells = np.arange(len(posterior_BT))
-    mass_BT = confidence(posterior_BT @ plan.below_TT, nearest_B[:, None])
-    mass_BA = confidence(posterior_BT @ plan.below_TA, nearest_B[:, None])
+    mass_BT = confidence(support_BT @ plan.below_TT, nearest_B[:, None])
+    mass_BA = confidence(support_BT @ plan.below_TA, nearest_B[:, None])
     worth_BT = posterior_BT if plan.worth_TT is None else posterior_BT @ plan.worth_TT
     leaf_B = worth_BT.argmax(axis=1)
     leaf_mass_B = mass_BT[cells, leaf_B]
@@ -249,6 +250,7 @@ def decide(
     novelty_threshold: float = -1.0,
     empty_B: NDArray[np.bool_] | None = None,
     weight_near: float = 0.0,
+    support_BT: NDArray[np.floating[Any]] | None = None,
     confidence: Confidence = _as_it_is,
 ) -> Decision:
     """Give every cell a label, a broader term, or "unknown".
@@ -270,6 +272,8 @@ def decide(
         Cells without a count: no answer.
     weight_near
         Weight of nearness in the ontology when the leaf is chosen (`worth`).
+    support_BT
+        Probabilities of the labels that the confidence is taken from; None: the posterior.
     confidence
         Turns rolled-up probabilities and cosines to the nearest reference cell into calibrated
         probabilities, which are what the threshold is held against.
@@ -288,8 +292,10 @@ def decide(
         message = f"threshold is {threshold}, expected a probability between 0 and 1"
         raise ArgumentError(message)
     empty_B = np.zeros(n_cells, bool) if empty_B is None else np.asarray(empty_B, bool)
+    support_BT = posterior_BT if support_BT is None else support_BT
     found = (np.shape(posterior_BT), len(label_ids), len(novelty_B), len(empty_B))
-    if found != ((n_cells, n_labels), n_labels, n_cells, n_cells) or not n_labels:
+    fits = found == ((n_cells, n_labels), n_labels, n_cells, n_cells)
+    if not fits or not n_labels or np.shape(support_BT) != (n_cells, n_labels):
         message = (
             f"posterior, label ids, novelty and empty have the sizes {found}; expected those of "
             f"{n_cells} cells and {n_labels} labels"
@@ -302,6 +308,7 @@ def decide(
     blocks = [
         _decide_block(
             np.asarray(posterior_BT[i : i + BLOCK], float),
+            np.asarray(support_BT[i : i + BLOCK], float),
             nearest_B[i : i + BLOCK],
             novel_B[i : i + BLOCK],
             plan,

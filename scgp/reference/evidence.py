@@ -29,7 +29,7 @@ STREAMS = ("neighbour", "text", "head", "gene")
 FLOOR = 1e-4
 MAX_WEIGHT = 20.0
 # Fields of `Fusion` that earlier versions did not have, with what they did.
-ADDED = {"weight_gene": 0.0}
+ADDED = {"weight_gene": 0.0, "pooled": False}
 # Keeps weights finite where the held-out cells are few and all right.
 WEIGHT_L2 = 1e-3
 
@@ -41,8 +41,9 @@ class Fusion:
     ``k`` neighbours; temperatures divide cosines before the softmax; weights multiply the log
     probabilities of the streams; ``weight_near`` is what nearness in the ontology counts when a
     label is chosen. The confidence in a label is ``sigmoid(slope * logit(p) + slope_nearest * c +
-    offset)`` for its probability p and the cosine c to the nearest reference cell; a label needs a
-    confidence of ``threshold``; a cell whose c is below ``novelty_threshold`` is unlike all.
+    offset)`` for its probability p and the cosine c to the nearest reference cell; p is that of
+    `pool`, or that of `fuse` where ``pooled`` is False (as in 0.1.0). A label needs a confidence of
+    ``threshold``; a cell whose c is below ``novelty_threshold`` is unlike all.
     """
 
     k: int = 30
@@ -58,6 +59,7 @@ class Fusion:
     slope: float = 1.0
     slope_nearest: float = 0.0
     offset: float = 0.0
+    pooled: bool = True
 
     def __post_init__(self) -> None:
         """Refuse numbers that no answer can be made with."""
@@ -245,6 +247,30 @@ def fuse(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> ND
     """
     log_SBT = _log_streams(streams)
     return _softmax(_combine(log_SBT, np.array([fusion.weight(name) for name in streams])))
+
+
+def pool(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> NDArray[np.float64]:
+    """Return the mean of the streams' probabilities (linear pool): high only where they agree.
+
+    What `fuse` multiplies names the label; this says how far to believe it. Half of a stream's
+    weight is its share in `fusion`, half is the same for all: a stream that adds nothing to the
+    label still tells by disagreeing. One that is silent on a label leaves it to the others.
+
+    Examples
+    --------
+    >>> streams = {"text": np.array([[0.9, 0.1]]), "head": np.array([[0.1, 0.9]])}
+    >>> pool(streams, Fusion(weight_text=0.4, weight_head=0.4)).round(3).tolist()
+    [[0.5, 0.5]]
+    """
+    log_SBT = _log_streams(streams)
+    heard_SBT = ~np.isnan(log_SBT)
+    weight_S = np.array([fusion.weight(name) for name in streams])
+    share_S = weight_S / max(weight_S.sum(), FLOOR) + 1 / len(streams)
+    probability_SBT = np.where(heard_SBT, np.exp(np.where(heard_SBT, log_SBT, 0.0)), 0.0)
+    sum_BT = np.einsum("s,sbt->bt", share_S, probability_SBT)
+    mean_BT = sum_BT / np.maximum(np.einsum("s,sbt->bt", share_S, heard_SBT), FLOOR)
+    pooled_BT: NDArray[np.float64] = mean_BT / mean_BT.sum(axis=1, keepdims=True)
+    return pooled_BT
 
 
 def _balance(code_B: NDArray[np.integer[Any]], group_B: NDArray[Any] | None) -> NDArray[np.float64]:

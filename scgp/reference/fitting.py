@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.decision import worth
-from scgp.reference.evidence import STREAMS, Fusion, fuse, log_odds
+from scgp.reference.evidence import STREAMS, Fusion, fuse, log_odds, pool
 
 #: Steps by which shares of the streams (they sum to 1) are moved, their common scales, and the
 #: weights of nearness in the ontology that are tried.
@@ -25,6 +25,8 @@ LEAST_GAIN = 1e-4
 SOFTENED = 0.01
 #: Cells less like the reference than this share of the held-out cells of known types are novel.
 NOVEL_SHARE = 0.01
+#: What cells of types that the reference lacks weigh when the confidence is fitted.
+NOVEL_WEIGHT = 0.25
 #: Strength of the prior that slopes and offset of the confidence are 0.
 _RIDGE = 1e-3
 
@@ -45,6 +47,9 @@ class HeldOut:
         Whether the reference had the true class, or one below it.
     study_B
         Study; studies count the same.
+    novel_B
+        Whether the cell was asked with its type removed from the reference: such cells teach the
+        confidence alone.
     """
 
     streams: Mapping[str, np.ndarray]
@@ -52,13 +57,20 @@ class HeldOut:
     class_B: np.ndarray
     known_B: np.ndarray
     study_B: np.ndarray
+    novel_B: np.ndarray
 
     @classmethod
     def join(cls, parts: Sequence["HeldOut"]) -> "HeldOut":
         """Put the cells of several folds together."""
         streams = {name: np.concatenate([p.streams[name] for p in parts]) for name in STREAMS}
-        names = ("nearest_B", "class_B", "known_B", "study_B")
+        names = ("nearest_B", "class_B", "known_B", "study_B", "novel_B")
         return cls(streams, *(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+
+    def take(self, rows: np.ndarray) -> "HeldOut":
+        """Return some of the cells."""
+        streams = {name: stream[rows] for name, stream in self.streams.items()}
+        names = ("nearest_B", "class_B", "known_B", "study_B", "novel_B")
+        return HeldOut(streams, *(getattr(self, name)[rows] for name in names))
 
 
 def fit_answers(
@@ -91,8 +103,9 @@ def fit_answers(
     The fusion with fitted weights, nearness, confidence and novelty threshold.
     """
     scorer = Scorer(label_ids, ontology)
-    best = _climb(_Search(cells, scorer), start or Fusion())
-    known = cells.nearest_B[cells.known_B]
+    seen = cells.take(np.flatnonzero(~cells.novel_B))
+    best = _climb(_Search(seen, scorer), start or Fusion())
+    known = seen.nearest_B[seen.known_B]
     novelty = float(np.quantile(known, NOVEL_SHARE)) if len(known) else -1.0
     best = dataclasses.replace(best, novelty_threshold=novelty)
     return _scale_confidence(best, cells, scorer)
@@ -214,6 +227,17 @@ class Scorer:
         return float((2 * hit_T / np.maximum(said_T + was_T, 1))[was_T > 0].mean())
 
 
+def _study_weights(study_B: np.ndarray, novel_B: np.ndarray) -> np.ndarray:
+    """Weigh studies the same, and cells whose type was removed `NOVEL_WEIGHT` in all."""
+    weight_B = np.zeros(len(study_B))
+    shares = {False: 1 - NOVEL_WEIGHT, True: NOVEL_WEIGHT} if novel_B.any() else {False: 1.0}
+    for novel, share in shares.items():
+        rows = np.flatnonzero(novel_B == novel)
+        _, code, size = np.unique(study_B[rows], return_inverse=True, return_counts=True)
+        weight_B[rows] = share / (size[code] * len(size))
+    return weight_B
+
+
 def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> Fusion:
     """Fit the logistic map from a leaf's probability to how often it holds (Platt 1999).
 
@@ -222,12 +246,12 @@ def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> Fusion:
     """
     posterior_BT = fuse(cells.streams, fusion)
     leaf_B = (posterior_BT @ scorer.worth(fusion.weight_near)).argmax(axis=1)
-    mass_B = np.take_along_axis(posterior_BT @ scorer.right_TT.T, leaf_B[:, None], axis=1)[:, 0]
+    mass_BT = pool(cells.streams, fusion) @ scorer.right_TT.T
+    mass_B = np.take_along_axis(mass_BT, leaf_B[:, None], axis=1)[:, 0]
     holds_B = scorer.right_TT[cells.class_B, leaf_B] | scorer.right_TT[leaf_B, cells.class_B]
     holds_B = holds_B.astype(float)
     feature_BF = np.stack([log_odds(mass_B), cells.nearest_B, np.ones(len(leaf_B))], axis=1)
-    _, code_B, size = np.unique(cells.study_B, return_inverse=True, return_counts=True)
-    weight_B = 1 / (size[code_B] * len(size))
+    weight_B = _study_weights(cells.study_B, cells.novel_B)
 
     def loss(slope_F: np.ndarray) -> tuple[float, np.ndarray]:
         odds_B = feature_BF @ slope_F
@@ -238,4 +262,6 @@ def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> Fusion:
     bounds = [(0.0, None), (0.0, None), (None, None)]
     fitted = minimize(loss, [1.0, 0.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds)
     slope, slope_nearest, offset = map(float, fitted.x)
-    return dataclasses.replace(fusion, slope=slope, slope_nearest=slope_nearest, offset=offset)
+    return dataclasses.replace(
+        fusion, slope=slope, slope_nearest=slope_nearest, offset=offset, pooled=True
+    )
