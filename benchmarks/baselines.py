@@ -197,7 +197,9 @@ class LogisticOnGenes:
 
     name = "LR on genes"
     grid: list[Setting] = [  # noqa: RUF012
-        {"C": C, "balanced": balanced} for balanced in (True, False) for C in (1.0, 0.1, 0.01)
+        {"C": C, "balanced": balanced}
+        for balanced in (True, False)
+        for C in (1.0, 0.1, 0.01, 0.001)
     ]
     epochs = 4
     batch = 512
