@@ -1,6 +1,5 @@
-"""Three streams of evidence, their fusion, and the weights fitted for it."""
+"""Streams of evidence and their fusion."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -8,13 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scgp.errors import ArgumentError, CheckpointError, LabelError
+from scgp.errors import ArgumentError, CheckpointError
 from scgp.reference import head
 from scgp.reference.evidence import (
     FLOOR,
-    WEIGHT_L2,
     Fusion,
-    fit_fusion,
     fuse,
     gene_evidence,
     head_evidence,
@@ -138,78 +135,6 @@ def test_fuse_refuses_what_it_does_not_know():
         fuse({}, Fusion())
     with pytest.raises(ArgumentError, match="expected one"):
         fuse({"head": stream, "text": stream[:1]}, Fusion())
-
-
-def make_streams(rng, n_cells=600, n_labels=4):
-    """A good stream, a noisy one and one that is wrong on purpose."""
-    code_B = np.arange(n_cells) % n_labels
-    truth = np.eye(n_labels)[code_B]
-    good = 0.35 * truth + 0.65 * random_stream(rng, n_cells, n_labels)
-    noisy = 0.15 * truth + 0.85 * random_stream(rng, n_cells, n_labels)
-    wrong = 0.3 * np.roll(truth, 1, axis=1) + 0.7 * random_stream(rng, n_cells, n_labels)
-    return {"neighbour": noisy, "text": wrong, "head": good}, code_B
-
-
-def mean_loss(streams, fusion, code_B):
-    squares = sum(fusion.weight(name) ** 2 for name in streams)
-    own_B = fuse(streams, fusion)[np.arange(len(code_B)), code_B]
-    return -np.log(own_B).mean() + WEIGHT_L2 * squares
-
-
-def test_fitted_weights_favour_the_good_stream_and_lower_the_loss():
-    streams, code_B = make_streams(np.random.default_rng(0))
-    start = Fusion(k=7, threshold=0.6)
-    fitted = fit_fusion(streams, code_B, np.eye(4, dtype=bool), start=start)
-    assert fitted.weight_head > fitted.weight_neighbour > fitted.weight_text == 0
-    assert (fitted.k, fitted.threshold) == (7, 0.6)
-    assert mean_loss(streams, fitted, code_B) < mean_loss(streams, start, code_B)
-    for name in ("head", "neighbour"):  # the fit is a minimum
-        for factor in (0.8, 1.25):
-            moved = dataclasses.replace(
-                fitted, **{f"weight_{name}": factor * getattr(fitted, f"weight_{name}")}
-            )
-            assert mean_loss(streams, moved, code_B) > mean_loss(streams, fitted, code_B)
-
-
-def test_a_descendant_of_the_true_label_counts_as_right():
-    rng = np.random.default_rng(1)
-    n_cells = 300
-    leaf_B = rng.integers(1, 3, n_cells)  # labels 1 and 2 lie below label 0; 3 stands apart
-    streams = {"head": 0.8 * np.eye(4)[leaf_B] + 0.2 * random_stream(rng, n_cells, 4)}
-    is_ancestor_TT = np.eye(4, dtype=bool)
-    is_ancestor_TT[0, 1:3] = True
-    coarse_B = np.zeros(n_cells, int)
-    assert fit_fusion(streams, coarse_B, is_ancestor_TT).weight_head > 1
-    assert fit_fusion(streams, coarse_B, np.eye(4, dtype=bool)).weight_head < 0.1
-
-
-def test_rare_labels_and_small_donors_count_as_much():
-    code_B = np.repeat([0, 1], [900, 30])
-    truth = np.eye(2)[code_B]
-    right_on_many = np.where(code_B[:, None] == 0, 0.8 * truth + 0.1, 0.9 - 0.8 * truth)
-    right_on_few = np.where(code_B[:, None] == 1, 0.8 * truth + 0.1, 0.9 - 0.8 * truth)
-    streams = {"head": right_on_many, "neighbour": right_on_few}
-    fitted = fit_fusion(streams, code_B, np.eye(2, dtype=bool))
-    assert fitted.weight_head == pytest.approx(fitted.weight_neighbour, abs=0.05)
-    donor_B = np.repeat(["large", "small"], [900, 30])
-    one_label_streams = {
-        "head": np.where(donor_B[:, None] == "large", [[0.9, 0.1]], [[0.1, 0.9]]),
-        "neighbour": np.where(donor_B[:, None] == "small", [[0.9, 0.1]], [[0.1, 0.9]]),
-    }
-    fitted = fit_fusion(
-        one_label_streams, np.zeros(930, int), np.eye(2, dtype=bool), group_B=donor_B
-    )
-    assert fitted.weight_head == pytest.approx(fitted.weight_neighbour, abs=0.05)
-
-
-def test_cells_whose_label_the_reference_lacks_are_left_out():
-    streams, code_B = make_streams(np.random.default_rng(3))
-    lost_B = np.where(np.arange(600) < 100, -1, code_B)
-    kept = {name: stream[100:] for name, stream in streams.items()}
-    eye = np.eye(4, dtype=bool)
-    assert fit_fusion(streams, lost_B, eye) == fit_fusion(kept, code_B[100:], eye)
-    with pytest.raises(LabelError, match="no held-out cell"):
-        fit_fusion(streams, np.full(600, -1), eye)
 
 
 def test_fusion_survives_json_and_is_strict():

@@ -14,10 +14,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from scgp.errors import ArgumentError, CheckpointError, LabelError
+from scgp.errors import ArgumentError, CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,11 +26,8 @@ if TYPE_CHECKING:
 STREAMS = ("neighbour", "text", "head", "gene")
 # No stream may rule a label out alone: neighbours give an exact 0 to every label not among them.
 FLOOR = 1e-4
-MAX_WEIGHT = 20.0
 # Fields of `Fusion` that earlier versions did not have, with what they did.
 ADDED = {"weight_gene": 0.0, "pooled": False}
-# Keeps weights finite where the held-out cells are few and all right.
-WEIGHT_L2 = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,72 +267,3 @@ def pool(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> ND
     mean_BT = sum_BT / np.maximum(np.einsum("s,sbt->bt", share_S, heard_SBT), FLOOR)
     pooled_BT: NDArray[np.float64] = mean_BT / mean_BT.sum(axis=1, keepdims=True)
     return pooled_BT
-
-
-def _balance(code_B: NDArray[np.integer[Any]], group_B: NDArray[Any] | None) -> NDArray[np.float64]:
-    """Return cell weights: labels count the same, and groups the same within a label."""
-    group = (
-        np.zeros(len(code_B), int)
-        if group_B is None
-        else np.unique(group_B, return_inverse=True)[1]
-    )
-    pairs, pair_B = np.unique(np.stack([code_B, group]), axis=1, return_inverse=True)
-    pair_B = pair_B.ravel()
-    groups_of_label = np.bincount(pairs[0])
-    weight_B = 1 / (np.bincount(pair_B)[pair_B] * groups_of_label[code_B])
-    balanced_B: NDArray[np.float64] = weight_B / weight_B.sum()
-    return balanced_B
-
-
-def fit_fusion(
-    streams: Mapping[str, NDArray[np.floating[Any]]],
-    true_code_B: NDArray[np.integer[Any]],
-    ancestor_TT: NDArray[np.bool_],
-    *,
-    group_B: NDArray[Any] | None = None,
-    start: Fusion | None = None,
-) -> Fusion:
-    """Fit the weights of the streams to cells that the reference has not seen.
-
-    Minimises the mean of ``-log(sum of the posterior over the true label and its descendants)``,
-    plus a thousandth of the squared weights, by L-BFGS-B with weights from 0 to 20. Labels count
-    the same, and within a label its groups.
-
-    Parameters
-    ----------
-    streams
-        As in `fuse`, of cells of held-out donors or studies.
-    true_code_B
-        True label; negative where it is none of the T, and such cells are left out.
-    ancestor_TT
-        ``[i, j]``: label i is label j or an ancestor of it (`Ontology.relation`).
-    group_B
-        Donor or study of each cell.
-    start
-        Whose other fields are kept, and where the search begins.
-
-    Raises
-    ------
-    LabelError
-        No cell has a label of the reference.
-    """
-    start = start or Fusion()
-    known = np.flatnonzero(np.asarray(true_code_B) >= 0)
-    if not len(known):
-        message = "no held-out cell has a label of the reference, so no weights can be fitted"
-        raise LabelError(message)
-    code_B = np.asarray(true_code_B)[known]
-    log_SBT = _log_streams({name: stream[known] for name, stream in streams.items()})
-    right_BT = np.asarray(ancestor_TT, bool)[code_B]
-    balance_B = _balance(code_B, None if group_B is None else np.asarray(group_B)[known])
-
-    def loss(weight_S: NDArray[np.float64]) -> float:
-        posterior_BT = _softmax(_combine(log_SBT, weight_S))
-        right_B = (posterior_BT * right_BT).sum(axis=1)
-        return float(-balance_B @ np.log(right_B + 1e-12) + WEIGHT_L2 * weight_S @ weight_S)
-
-    first = np.array([start.weight(name) for name in streams])
-    bounds = [(0.0, MAX_WEIGHT)] * len(first)
-    fitted = minimize(loss, np.maximum(first, 0.05), method="L-BFGS-B", bounds=bounds)
-    weights = {f"weight_{name}": float(w) for name, w in zip(streams, fitted.x, strict=True)}
-    return Fusion.from_dict({**start.to_dict(), **weights})
