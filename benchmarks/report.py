@@ -19,7 +19,7 @@ from benchmarks.scores import Answer, mean_over, reachable, score, spread_over
 from benchmarks.store import cells_of, read_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -38,8 +38,14 @@ SHOWN = {
     "soft": ("soft", 3),
     "macro_f1_exact": ("exact macro-F1", 3),
     "unknown": ("unknown", 3),
+}
+DOUBT = {
     "ece": ("ECE", 3),
     "aurc": ("AURC", 3),
+    "holds": ("holds", 3),
+    "ece_holds": ("ECE, holds", 3),
+    "aurc_holds": ("AURC, holds", 3),
+    "ece_chance": ("ECE by chance", 3),
 }
 SHIFT = " (shift)"
 OURS = "scgp"
@@ -128,21 +134,21 @@ def _number(value: float, spread: float, digits: int) -> str:
     return text + shown
 
 
-def main_table(rows: Scores) -> list[str]:
+def main_table(rows: Scores, shown: Mapping[str, tuple[str, int]] = SHOWN) -> list[str]:
     """Return the Markdown lines of one summary, best macro-F1 + soft score first."""
     found = summary(rows)
 
     def rank(row: str) -> float:
         return -(found[row]["scores"]["macro_f1"][0] + found[row]["scores"]["soft"][0])
 
-    heads = [heading for heading, _ in SHOWN.values()]
+    heads = [heading for heading, _ in shown.values()]
     lines = [
         "| method | " + " | ".join(heads) + " | units x seeds |",
         "| --- |" + " ---: |" * (len(heads) + 1),
     ]
     for row in sorted(found, key=rank):
         cells = [
-            _number(*found[row]["scores"][name], digits) for name, (_, digits) in SHOWN.items()
+            _number(*found[row]["scores"][name], digits) for name, (_, digits) in shown.items()
         ]
         size = f"{found[row]['units']} x {found[row]['seeds']}"
         lines.append(f"| {row} | {' | '.join(cells)} | {size} |")
@@ -201,12 +207,15 @@ def time_table(facts: list[dict[str, Any]]) -> list[str]:
 
 NOTES = """\
 Right: the true term or a descendant of it. Macro-F1 under that rule, over the true terms of the
-query; soft: shared ancestors over the union of ancestors. Unknown cells are wrong and score 0; they
-are left out of ECE (15 bins of equal mass) and come last in AURC (lower is better). Means over
-units, then mean ± standard deviation over seeds. Reachable: the share of cells whose term, or one
-below it, is a label of the training cells. "(shift)": the same study trains (control cells) and is
-asked (stimulated cells); that is no new study. Differences: means over units and seeds, with the
-95 % interval of a paired bootstrap (1,000 resamples of units, and of cells within them)."""
+query; soft: shared ancestors over the union of ancestors. Holds: right, or an ancestor of the true
+term, which is true and too broad; confidence is measured against both rules. Unknown cells are
+wrong and score 0; they are left out of ECE (15 bins of equal mass) and come last in AURC (lower is
+better). ECE by chance: that of a unit whose confidences are exactly true, which is not 0 where
+cells are few. Means over units, then mean ± standard deviation over seeds. Reachable: the share of
+cells whose term, or one below it, is a label of the training cells. "(shift)": the same study
+trains (control cells) and is asked (stimulated cells); that is no new study. Differences: means
+over units and seeds, with the 95 % interval of a paired bootstrap (1,000 resamples of units, and of
+cells within them)."""
 
 
 def write_report(folder: Path, results: Path, ancestors: Ancestors, command: str) -> str:
@@ -218,7 +227,7 @@ def write_report(folder: Path, results: Path, ancestors: Ancestors, command: str
         setting, _, rest = name.partition(",")
         units = labels_by_unit(folder, setting, new_only=bool(rest))
         lead = differences(units, ancestors, ours=OURS)
-        lines += ["", f"## {name}", "", *main_table(rows), ""]
+        lines += ["", f"## {name}", "", *main_table(rows), "", *main_table(rows, DOUBT), ""]
         lines += [*difference_table(lead), ""] if lead else []
         lines += unit_table(rows)
         content["sections"][name] = {

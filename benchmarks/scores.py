@@ -3,8 +3,9 @@
 Owns the rule for what is right, and all numbers in the tables. Knows nothing of methods, files or
 ontologies: ``ancestors`` is any function from a term to its ancestors, itself included.
 
-A prediction is right when it is the true term or a descendant of it. ``UNKNOWN`` is an answer, and
-never right.
+A prediction is right when it is the true term or a descendant of it, and it holds when it is right
+or an ancestor of the true term: "T cell" holds for a CD4 T cell, and is too broad to be right.
+``UNKNOWN`` is an answer, and neither.
 
 Shapes: N cells, P distinct (true, predicted) pairs.
 """
@@ -58,6 +59,17 @@ def is_right(
         return label != UNKNOWN and true in ancestors(label)
 
     return _by_pair(true_N, label_N, right).astype(bool)
+
+
+def holds(
+    true_N: NDArray[np.object_], label_N: NDArray[np.object_], ancestors: Ancestors
+) -> NDArray[np.bool_]:
+    """Whether each prediction is the true term, a descendant or an ancestor of it."""
+
+    def on_one_line(true: str, label: str) -> bool:
+        return label != UNKNOWN and (true in ancestors(label) or label in ancestors(true))
+
+    return _by_pair(true_N, label_N, on_one_line).astype(bool)
 
 
 def counted_as(
@@ -137,9 +149,34 @@ def calibration_error(
     n_cells = len(confidence_N)
     if n_cells == 0:
         return float("nan")
-    edges = np.linspace(0, n_cells, min(n_bins, n_cells) + 1).astype(int)
-    gaps = [abs(float(confidence_N[a:b].sum() - right_N[a:b].sum())) for a, b in pairwise(edges)]
+    gaps = [
+        abs(float(confidence_N[a:b].sum() - right_N[a:b].sum())) for a, b in _bins(n_cells, n_bins)
+    ]
     return sum(gaps) / n_cells
+
+
+def chance_calibration_error(confidence_N: ArrayLike, *, n_bins: int = N_BINS) -> float:
+    """Return the calibration error that confidences would have if they were exactly true.
+
+    A bin of few cells misses its mean by chance; its expected miss is that of a normal variable
+    with the variance of its Bernoulli draws. NaN without cells.
+
+    Examples
+    --------
+    >>> round(chance_calibration_error([0.5] * 150), 3)
+    0.126
+    """
+    confidence_N = np.sort(np.asarray(confidence_N, dtype=np.float64))
+    n_cells = len(confidence_N)
+    if n_cells == 0:
+        return float("nan")
+    variance_N = confidence_N * (1 - confidence_N)
+    gaps = [np.sqrt(2 / np.pi * variance_N[a:b].sum()) for a, b in _bins(n_cells, n_bins)]
+    return float(sum(gaps)) / n_cells
+
+
+def _bins(n_cells: int, n_bins: int) -> Iterable[tuple[int, int]]:
+    return pairwise(np.linspace(0, n_cells, min(n_bins, n_cells) + 1).astype(int).tolist())
 
 
 def risk_coverage_area(confidence_N: ArrayLike, right_N: ArrayLike) -> float:
@@ -166,8 +203,10 @@ def score(true_N: NDArray[np.object_], answer: Answer, ancestors: Ancestors) -> 
     """
     label_N = answer.label_N
     right_N = is_right(true_N, label_N, ancestors)
+    holds_N = holds(true_N, label_N, ancestors)
     known_N = label_N != UNKNOWN
     rank_N = np.where(known_N, answer.confidence_N, -1.0)
+    sure_N = answer.confidence_N[known_N]
     return {
         "cells": float(len(true_N)),
         "accuracy": float(right_N.mean()),
@@ -175,8 +214,12 @@ def score(true_N: NDArray[np.object_], answer: Answer, ancestors: Ancestors) -> 
         "macro_f1_exact": macro_f1(true_N, label_N),
         "soft": float(soft_scores(true_N, label_N, ancestors).mean()),
         "unknown": float(1 - known_N.mean()),
-        "ece": calibration_error(answer.confidence_N[known_N], right_N[known_N]),
+        "ece": calibration_error(sure_N, right_N[known_N]),
         "aurc": risk_coverage_area(rank_N, right_N),
+        "holds": float(holds_N.mean()),
+        "ece_holds": calibration_error(sure_N, holds_N[known_N]),
+        "aurc_holds": risk_coverage_area(rank_N, holds_N),
+        "ece_chance": chance_calibration_error(sure_N),
     }
 
 

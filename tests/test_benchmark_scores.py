@@ -16,7 +16,9 @@ from benchmarks.scores import (
     UNKNOWN,
     Answer,
     calibration_error,
+    chance_calibration_error,
     counted_as,
+    holds,
     is_right,
     macro_f1,
     mean_over,
@@ -108,6 +110,21 @@ def test_ties_in_confidence_do_not_depend_on_the_order_of_cells(cells, seed):
         assert measure(confidence[order], right[order]) == pytest.approx(measure(confidence, right))
 
 
+def test_a_label_above_or_below_the_truth_holds():
+    true = terms("CD4", "CD4", "T", "CD4", "CD4")
+    label = terms("CD4", "T", "CD4", "CD8", UNKNOWN)
+    assert holds(true, label, ancestors).tolist() == [True, True, True, False, False]
+
+
+def test_the_chance_calibration_error_is_that_of_true_confidences():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(size=200)
+    found = [calibration_error(confidence, rng.uniform(size=200) < confidence) for _ in range(300)]
+    assert chance_calibration_error(confidence) == pytest.approx(np.mean(found), rel=0.1)
+    assert chance_calibration_error([0.0, 1.0]) == 0
+    assert math.isnan(chance_calibration_error([]))
+
+
 def test_unknown_is_wrong_last_and_out_of_the_calibration():
     true = terms("T", "T", "B", "B")
     answer = Answer(terms("T", UNKNOWN, "B", "B"), np.array([0.9, 0.99, 0.8, 0.7], np.float32))
@@ -124,6 +141,8 @@ def test_a_perfect_answer_has_perfect_scores():
     ones = {name: scores[name] for name in ("accuracy", "macro_f1", "macro_f1_exact", "soft")}
     assert ones == dict.fromkeys(ones, 1.0)
     assert scores["ece"] == scores["aurc"] == scores["unknown"] == 0
+    assert scores["holds"] == 1
+    assert scores["ece_holds"] == scores["aurc_holds"] == scores["ece_chance"] == 0
 
 
 @given(st.lists(st.tuples(*[st.sampled_from(sorted(PARENT))] * 2), min_size=1, max_size=30))
@@ -131,6 +150,7 @@ def test_scores_stay_within_bounds_and_in_order(pairs):
     true, label = (terms(*column) for column in zip(*pairs, strict=True))
     scores = score(true, Answer(label, np.full(len(pairs), 0.5, np.float32)), ancestors)
     assert all(0 <= scores[name] <= 1 for name in scores if name != "cells")
+    assert scores["accuracy"] <= scores["holds"]
     assert scores["accuracy"] <= reachable(true, set(label), ancestors) + 1e-12
 
 
