@@ -6,6 +6,7 @@ index answers, nor what is written into an AnnData: the atlas is only read.
 Shape suffixes: B cells, E width of the joint space, T terms, D width of their vectors.
 """
 
+import dataclasses
 from pathlib import Path
 
 import anndata as ad
@@ -125,9 +126,14 @@ def _chosen(labels: pd.Series, studies: pd.Series | None) -> np.ndarray:
 
 
 def _calibration(model: Model) -> Fusion | None:
-    """Return the fusion that was fitted when the model was trained."""
+    """Return the fusion that was fitted when the model was trained.
+
+    Without the masses of label sets: what they promise was measured on another reference.
+    """
     fitted = model.details.get("calibration")
-    return None if fitted is None else Fusion.from_dict(fitted)
+    if fitted is None:
+        return None
+    return dataclasses.replace(Fusion.from_dict(fitted), set_mass=(), set_cells=0)
 
 
 def _column(adata: ad.AnnData, key: str) -> pd.Series:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.scores import counted_as, macro_f1, soft_scores
 from scgp.phenotypes.ontology import Ontology
+from scgp.reference.conformal import NEVER, label_sets, mass_for
 from scgp.reference.evidence import STREAMS, Fusion, fuse, pool
 from scgp.reference.fitting import HeldOut, Scorer, fit_answers
 
@@ -136,7 +137,8 @@ def test_few_classes_and_one_study_are_fitted(n_classes):
     cells = make_cells("head", 50)
     class_B = np.arange(50) % n_classes + 1
     fusion = fit(dataclasses.replace(cells, class_B=class_B, study_B=np.zeros(50, int)))
-    assert np.isfinite(list(fusion.to_dict().values())).all()
+    values = fusion.to_dict()
+    assert np.isfinite([*values.pop("set_mass"), *values.values()]).all()
 
 
 def test_parts_are_joined_in_order():
@@ -193,3 +195,28 @@ def test_cells_of_removed_types_lower_the_confidence_and_touch_nothing_else():
         assert getattr(alone, name) == getattr(both, name)
     mass, far = np.array([0.6]), np.array([0.3])
     assert 1 - both.confidence(mass, far) > 2 * (1 - alone.confidence(mass, far))
+
+
+@pytest.mark.parametrize("coverage", [0.7, 0.9])
+def test_sets_cover_cells_of_new_draws(coverage):
+    fusion = fit(make_cells("head", 1500))
+    new = make_cells("head", 3000, seed=1)
+    relation_TT = CL.relation(IDS)
+    holds_BT = (relation_TT | relation_TT.T)[new.class_B]
+    mass = mass_for(coverage, fusion.set_mass, fusion.set_cells)
+    sets_BT = label_sets(pool(new.streams, fusion), mass)
+    assert abs((sets_BT & holds_BT).any(axis=1).mean() - coverage) < 0.04
+    assert fusion.set_cells == 1500
+
+
+def test_a_class_that_the_reference_lacked_is_never_covered():
+    cells = make_cells("head", 400)
+    gone_T = np.arange(len(IDS)) == 6  # classical monocytes; monocytes, above them, are left
+
+    def fit_without(gone_T):
+        streams = {name: np.where(gone_T, 0.0, stream) for name, stream in cells.streams.items()}
+        return fit(dataclasses.replace(cells, streams=streams))
+
+    assert fit_without(gone_T).set_mass[89] <= 1
+    gone_T[3] = True
+    assert fit_without(gone_T).set_mass[89] == NEVER

@@ -27,7 +27,7 @@ STREAMS = ("neighbour", "text", "head", "gene")
 # No stream may rule a label out alone: neighbours give an exact 0 to every label not among them.
 FLOOR = 1e-4
 # Fields of `Fusion` that earlier versions did not have, with what they did.
-ADDED = {"weight_gene": 0.0, "pooled": False}
+ADDED = {"weight_gene": 0.0, "pooled": False, "set_mass": (), "set_cells": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Fusion:
     label is chosen. The confidence in a label is ``sigmoid(slope * logit(p) + slope_nearest * c +
     offset)`` for its probability p and the cosine c to the nearest reference cell; p is that of
     `pool`, or that of `fuse` where ``pooled`` is False (as in 0.1.0). A label needs a confidence of
-    ``threshold``; a cell whose c is below ``novelty_threshold`` is unlike all.
+    ``threshold``; a cell whose c is below ``novelty_threshold`` is unlike all. ``set_mass`` is what
+    label sets of each coverage need (`conformal.fit_set_mass`; empty: not fitted), fitted to
+    ``set_cells`` cells.
     """
 
     k: int = 30
@@ -56,22 +58,26 @@ class Fusion:
     slope_nearest: float = 0.0
     offset: float = 0.0
     pooled: bool = True
+    set_mass: tuple[float, ...] = ()
+    set_cells: int = 0
 
     def __post_init__(self) -> None:
         """Refuse numbers that no answer can be made with."""
         values = dataclasses.asdict(self)
         whole = isinstance(self.k, int) and not isinstance(self.k, bool) and self.k >= 1
-        numbers = [value for name, value in values.items() if name != "k"]
+        numbers = [value for name, value in values.items() if name not in {"k", "set_mass"}]
+        numbers += self.set_mass
         real = all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
         if (
             not (whole and real)
             or min(self.temperature_neighbour, self.temperature_text) <= 0
             or min(self.weight_near, *(self.weight(name) for name in STREAMS)) < 0
             or not 0 <= self.threshold <= 1
+            or list(self.set_mass) != sorted(self.set_mass)
         ):
             message = (
-                f"cannot fuse with {values}; expected k >= 1, temperatures > 0, weights >= 0 and a "
-                "threshold between 0 and 1"
+                f"cannot fuse with {values}; expected k >= 1, temperatures > 0, weights >= 0, a "
+                "threshold between 0 and 1 and masses of sets that do not fall"
             )
             raise ArgumentError(message)
 
@@ -106,7 +112,7 @@ class Fusion:
                 "was edited, or saved by another version"
             )
             raise CheckpointError(message)
-        return cls(**fields)
+        return cls(**{**fields, "set_mass": tuple(fields["set_mass"])})
 
 
 def log_odds(mass: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

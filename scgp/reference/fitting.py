@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from scgp.phenotypes.ontology import Ontology
+from scgp.reference.conformal import fit_set_mass, mass_ahead
 from scgp.reference.decision import worth
 from scgp.reference.evidence import STREAMS, Fusion, fuse, log_odds, pool
 
@@ -108,7 +109,8 @@ def fit_answers(
     known = seen.nearest_B[seen.known_B]
     novelty = float(np.quantile(known, NOVEL_SHARE)) if len(known) else -1.0
     best = dataclasses.replace(best, novelty_threshold=novelty)
-    return _scale_confidence(best, cells, scorer)
+    best = _scale_confidence(best, cells, scorer)
+    return _fit_sets(best, seen, scorer)
 
 
 class _Search:
@@ -265,3 +267,19 @@ def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> Fusion:
     return dataclasses.replace(
         fusion, slope=slope, slope_nearest=slope_nearest, offset=offset, pooled=True
     )
+
+
+def _fit_sets(fusion: Fusion, seen: HeldOut, scorer: Scorer) -> Fusion:
+    """Fit the masses of label sets, studies counting the same.
+
+    A set covers the truth where one of its labels holds. Cells of types that the reference lacks
+    count: their sets fail.
+    """
+    covers_BT = (scorer.right_TT | scorer.right_TT.T)[seen.class_B]
+    # a class that the reference of a fold did not have is silent in every stream
+    there_BT = np.any([stream != 0 for stream in seen.streams.values()], axis=0)
+    prob_BT = np.where(there_BT, pool(seen.streams, fusion), 0.0)
+    prob_BT /= prob_BT.sum(axis=1, keepdims=True)
+    ahead_B = mass_ahead(prob_BT, covers_BT & there_BT)
+    mass = fit_set_mass(ahead_B, _study_weights(seen.study_B, seen.novel_B))
+    return dataclasses.replace(fusion, set_mass=mass, set_cells=len(ahead_B))
