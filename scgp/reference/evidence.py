@@ -96,7 +96,7 @@ class Fusion:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "set_mass": list(self.set_mass)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Fusion:
