@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scgp.annotate import annotate
     from scgp.build import build_index
     from scgp.embed import embed
+    from scgp.explain import explain
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
     from scgp.score import score_text
@@ -36,6 +37,7 @@ __all__ = [
     "demo",
     "embed",
     "errors",
+    "explain",
     "load_model",
     "pl",
     "score_text",
@@ -50,6 +52,7 @@ _LAZY = {
     "build_index": ("scgp.build", "build_index"),
     "demo": ("scgp.demo", ""),
     "embed": ("scgp.embed", "embed"),
+    "explain": ("scgp.explain", "explain"),
     "load_model": ("scgp.model.checkpoint", "Model.load"),
     "pl": ("scgp.pl", ""),
     "score_text": ("scgp.score", "score_text"),

@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--reference", type=Path, help="an .h5ad file of labelled cells")
     source.add_argument("--index", type=Path, help="an index made by 'index'")
     annotate.add_argument("--label-key", help="column of the reference's obs that has the labels")
+    annotate.add_argument("--labels", nargs="+", help="answer with these labels, or 'unknown'")
+    annotate.add_argument("--coverage", type=float, help="write label sets that cover this share")
     annotate.add_argument("--key-added", default="scgp", help="prefix of the slots written")
     annotate.add_argument("--plot", type=Path, help="draw a UMAP: .png, .pdf or .svg")
     _add_common(annotate)
@@ -127,7 +129,8 @@ def _annotate(args: argparse.Namespace) -> None:
         if args.plot.suffix not in _PICTURES:
             message = f"--plot {args.plot}: expected a name ending in one of {', '.join(_PICTURES)}"
             raise ArgumentError(message)
-    options = _given(args, "layer", "use_raw", "batch_size", "device", "label_key") | _model(args)
+    named = ("layer", "use_raw", "batch_size", "device", "label_key", "labels", "coverage")
+    options = _given(args, *named) | _model(args)
     if args.reference is not None:
         options["reference"] = _read(args.reference)
     if args.index is not None:

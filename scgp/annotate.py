@@ -1,32 +1,36 @@
 """annotate(): AnnData in, labels out.
 
-Owns the choice of the reference and the names of the slots. Must not know how an index is made
+Owns the names of the slots. Must not know which reference is meant (`which`), how an index is made
 (`build`) or how slots are written (`slots`).
 
 Shape suffixes: B cells, E width of the joint space.
 """
 
 import dataclasses
-import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
-from scgp.build import build_index
 from scgp.cells.counts import choose_counts
 from scgp.cells.tokens import TokenBatch
 from scgp.embed import CellVectors, embed_adata, resolve_model, warn_empty
-from scgp.errors import ArgumentError, CountsError, FingerprintError
+from scgp.errors import ArgumentError
+from scgp.labels import read_candidates
 from scgp.model.checkpoint import Model
+from scgp.phenotypes.text import TextEncoder
 from scgp.reference.answer import answer
+from scgp.reference.candidates import Candidates
+from scgp.reference.conformal import mass_for
 from scgp.reference.decision import STATUSES, Decision
 from scgp.reference.index import ReferenceIndex
 from scgp.slots import check_target, write_slots
+from scgp.texts import listed
+from scgp.which import model_index, resolve_index
 
-#: Where a model keeps the index it was trained with.
-INDEX = "index"
+__all__ = ["annotate", "label_cells", "model_index"]
 
 
 def annotate(
@@ -35,7 +39,10 @@ def annotate(
     reference: ad.AnnData | None = None,
     label_key: str | None = None,
     index: ReferenceIndex | str | Path | None = None,
+    labels: str | Sequence[str] | None = None,
     model: Model | str | Path | None = None,
+    encoder: TextEncoder | None = None,
+    coverage: float | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
     key_added: str = "scgp",
@@ -54,8 +61,19 @@ def annotate(
         Your own atlas, and the ``obs`` column with its labels; instead of the default reference.
     index
         What :func:`scgp.build_index` made, or its directory; instead of `reference`.
+    labels
+        The labels that may be answered; None for all of the reference. Each is an id, a label or
+        an exact synonym of the Cell Ontology (which stands for all labels of the reference that lie
+        below it), the name of a label of the reference, or free text. With a single one, the answer
+        is that or "unknown".
     model
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
+    encoder
+        What reads the free texts among `labels`, as in :func:`scgp.score_text`. None makes
+        all-MiniLM-L6-v2 from the extra ``scgp[text]``, and only where a text is free.
+    coverage
+        Also write a set of labels for each cell that holds the truth for this share of cells, such
+        as 0.9, as measured on held-out studies. Not with `labels`, nor with your own reference.
     layer, use_raw
         Where the counts of `adata` are, if not in ``X``.
     key_added
@@ -75,20 +93,30 @@ def annotate(
 
     ``obs["scgp_cell_type"]`` : categorical
         The label, a broader term where the label is not decided, or "unknown"; missing for cells
-        without a count.
+        without a count. With `labels`, one of them or "unknown": terms by their ontology label.
     ``obs["scgp_cell_type_ontology_term_id"]`` : categorical
         Its Cell Ontology id; "" where it has none.
     ``obs["scgp_confidence"]`` : float32
         Probability of the label with all terms below it; 0 for "unknown" and empty cells.
     ``obs["scgp_status"]`` : categorical
-        "labelled", "ancestor", "unknown" or "empty".
+        "labelled", "ancestor" (never with `labels`), "unknown" or "empty".
+    ``obs["scgp_set"]`` : categorical, with `coverage`
+        The labels of the set, in the order of the alphabet, with " | " between them.
+    ``obs["scgp_set_size"]`` : int32, with `coverage`
+        How many they are; 0 for empty cells.
     ``obsm["X_scgp"]`` : float32, cells x 128
         Unit rows; zero rows for empty cells.
     ``uns["scgp"]`` : dict
-        Model, index, counts and genes that were used.
+        Model, index, counts and genes that were used. With `labels` also ``labels`` as read,
+        their ``labels_ontology_term_ids`` ("" for none) and ``labels_in_reference``, whether the
+        reference has cells of each: lists, which a file gives back as arrays.
 
     Raises
     ------
+    ArgumentError
+        `labels` is empty or holds what cannot be read: a blank text, an id of no live term, free
+        text without an encoder; `coverage` is no share, or the index has no calibration for it;
+        or an argument has a value that cannot be used.
     CountsError
         The matrix does not hold raw counts; the message names where counts are.
     GeneError
@@ -104,6 +132,8 @@ def annotate(
     -----
     ScgpWarning
         Few genes in common, duplicated genes (summed), empty cells, labels outside the ontology.
+        Of `labels`: those named twice, and those without reference cells, whose text alone is
+        compared with the cells; how sure that is has not been calibrated.
 
     Notes
     -----
@@ -118,19 +148,28 @@ def annotate(
     >>> scgp.annotate(adata, progress=False)
     >>> bool(adata.obs["scgp_cell_type"].isin(["unknown"]).mean() < 0.5)
     True
+    >>> scgp.annotate(adata, labels=["B cell", "T cell", "NK cell", "monocyte"], progress=False)
+    >>> [str(name) for name in adata.obs["scgp_cell_type"].cat.categories]
+    ['B cell', 'T cell', 'monocyte', 'natural killer cell', 'unknown']
     """
     check_target(adata, key_added=key_added, copy=copy)
+    wanted = _wanted(labels, encoder)
     model = resolve_model(model)
     choose_counts(adata, layer=layer, use_raw=use_raw)  # fails before a reference is embedded
-    index = _resolve_index(
+    index = resolve_index(
         reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress
     )
+    set_mass = _set_mass(coverage, index, wanted)
+    candidates: Candidates | None = None
+    asked: dict[str, object] = {} if coverage is None else {"coverage": coverage}
+    if wanted:
+        candidates, asked = read_candidates(wanted, model, index, encoder)
     decision, vectors, facts = label_cells(
-        adata, model, index, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
-        progress=progress,
+        adata, model, index, candidates=candidates, set_mass=set_mass, layer=layer,
+        use_raw=use_raw, batch_size=batch_size, device=device, progress=progress,
     )  # fmt: skip
     warn_empty(vectors, "their label is missing, their confidence 0 and their vector zero")
-    facts["index"] = repr(index)
+    facts |= {"index": repr(index), **asked}
     return write_slots(adata, _slots(decision, vectors, facts, key_added), copy=copy)
 
 
@@ -139,13 +178,19 @@ def label_cells(
     model: Model,
     index: ReferenceIndex,
     *,
+    candidates: Candidates | None = None,
+    set_mass: float | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
     batch_size: int = 1024,
     device: str | None = None,
     progress: bool = False,
 ) -> tuple[Decision, CellVectors, dict[str, object]]:
-    """Embed cells and answer; nothing is written. Also returns the facts for ``uns``."""
+    """Embed cells and answer; nothing is written. Also returns the facts for ``uns``.
+
+    The answer is one of all labels of the index, or one of ``candidates``; with ``set_mass`` a set
+    of labels beside it.
+    """
     head = index.gene_head
     scores: list[np.ndarray] = []
 
@@ -158,77 +203,39 @@ def label_cells(
         progress=progress, watch=watch,
     )  # fmt: skip
     score_BT = np.concatenate(scores) if scores else None
-    return _joined(list(answer(index, vectors.cell_BE, vectors.type_BE, score_BT))), vectors, facts
+    parts = answer(
+        index, vectors.cell_BE, vectors.type_BE, score_BT, candidates=candidates, set_mass=set_mass
+    )
+    return _joined(list(parts), sets=set_mass is not None), vectors, facts
 
 
-def _resolve_index(
-    reference: ad.AnnData | None,
-    label_key: str | None,
-    index: ReferenceIndex | str | Path | None,
-    model: Model,
-    *,
-    batch_size: int,
-    device: str | None,
-    progress: bool,
-) -> ReferenceIndex:
-    """Return the index named by one of the arguments, or the model's own."""
-    if reference is not None and index is not None:
-        msg = "pass reference= or index=, not both: one of them would be ignored"
+def _set_mass(coverage: float | None, index: ReferenceIndex, wanted: Sequence[str]) -> float | None:
+    """Return the mass that label sets of a coverage have; None where none are asked for."""
+    if coverage is None:
+        return None
+    if wanted:
+        msg = "coverage= and labels= do not go together: sets are calibrated for all labels"
         raise ArgumentError(msg)
-    if (reference is None) != (label_key is None):
-        msg = "reference= and label_key= go together: the atlas, and the obs column of its labels"
+    return mass_for(coverage, index.calibration.set_mass, index.calibration.set_cells)
+
+
+def _wanted(labels: str | Sequence[str] | None, encoder: TextEncoder | None) -> list[str]:
+    """Return the labels asked for; none for all of the reference."""
+    if labels is not None:
+        return listed(labels, "labels")
+    if encoder is not None:
+        msg = "encoder= reads the free texts among labels=; name labels, or leave it out"
         raise ArgumentError(msg)
-    if reference is not None and label_key is not None:
-        try:
-            return build_index(
-                reference, label_key=label_key, model=model, batch_size=batch_size,
-                device=device, progress=progress,
-            )  # fmt: skip
-        except CountsError as error:
-            msg = (
-                f"the reference: {error}. For a reference these are arguments of "
-                "scgp.build_index(reference, label_key=...); pass what it returns as index="
-            )
-            raise CountsError(msg) from error
-    if isinstance(index, ReferenceIndex):
-        if index.model_fingerprint != model.fingerprint:
-            msg = (
-                f"the index was made by the model {index.model_fingerprint[:12]}, and this is the "
-                f"model {model.fingerprint[:12]}: their vectors cannot be compared. Make the index "
-                "anew with scgp.build_index, or pass the model that made it"
-            )
-            raise FingerprintError(msg)
-        return index
-    if index is not None:
-        return ReferenceIndex.load(index, model_fingerprint=model.fingerprint)
-    return model_index(model)
+    return []
 
 
-def model_index(model: Model) -> ReferenceIndex:
-    """Return the index that a model was trained with.
-
-    Raises
-    ------
-    ArgumentError
-        The model has none.
-    """
-    if model.directory is None or not (model.directory / INDEX).is_dir():
-        msg = "this model has no reference of its own; pass reference= and label_key=, or index="
-        raise ArgumentError(msg)
-    return _load_index(model.directory / INDEX, model.fingerprint)
-
-
-@functools.lru_cache(maxsize=2)
-def _load_index(path: Path, fingerprint: str) -> ReferenceIndex:
-    return ReferenceIndex.load(path, model_fingerprint=fingerprint)
-
-
-def _joined(parts: list[Decision]) -> Decision:
+def _joined(parts: list[Decision], *, sets: bool = False) -> Decision:
     if not parts:
         nothing, zero = np.zeros(0, object), np.zeros(0, np.float32)
-        return Decision(nothing, nothing, zero, nothing, nothing, zero)
-    names = [field.name for field in dataclasses.fields(Decision)]
-    return Decision(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+        none = (nothing, np.zeros(0, np.int32)) if sets else ()
+        return Decision(nothing, nothing, zero, nothing, nothing, zero, *none)
+    names = [f.name for f in dataclasses.fields(Decision) if getattr(parts[0], f.name) is not None]
+    return Decision(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
 def _slots(
@@ -241,4 +248,7 @@ def _slots(
         f"{key_added}_confidence": decision.confidence.astype(np.float32),
         f"{key_added}_status": pd.Categorical(decision.status, categories=list(STATUSES)),
     }
+    if decision.label_set is not None:
+        columns[f"{key_added}_set"] = pd.Categorical(decision.label_set)
+        columns[f"{key_added}_set_size"] = decision.set_size
     return {"obs": columns, "obsm": {f"X_{key_added}": vectors.cell_BE}, "uns": {key_added: facts}}

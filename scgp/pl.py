@@ -1,6 +1,7 @@
 """Plots of what annotate wrote: they take ``ax=``, return the Axes, never show and never save.
 
-Owns matplotlib. Must not know how an annotation is made: it reads obs and obsm and changes nothing.
+Owns matplotlib, together with `panels`, which draws what explain found. Must not know how an
+annotation is made: it reads obs and obsm and changes nothing.
 
 Labels are told apart by a number beside the colour, because no palette keeps thirty colours apart
 for every eye.
@@ -18,6 +19,7 @@ import pandas as pd
 
 from scgp.errors import ArgumentError, MissingColumnError
 from scgp.legend import UNDECIDED, as_labels, colour, medoid, pool, spread, wrap
+from scgp.panels import explain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["confidence", "confusion", "embedding"]
+__all__ = ["confidence", "confusion", "embedding", "explain"]
 
 _GREY = "#C8C8C8"
 

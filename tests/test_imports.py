@@ -28,6 +28,14 @@ VERBS = {
     "perturb",
     "score",
     "slots",
+    "texts",
+    "which",
+    "chosen",
+    "explain",
+    "explanation",
+    "occlusion",
+    "stream_tables",
+    "labels",
 }
 LEVEL = {
     "errors": 0,
@@ -37,6 +45,7 @@ LEVEL = {
     "model": 2,
     "reference": 3,
     "legend": 4,
+    "panels": 4,
     "pl": 5,
 }
 LEVEL |= dict.fromkeys(VERBS, 4) | {"demo": 6, "__main__": 7}
@@ -47,7 +56,7 @@ OWNERS = {
     "safetensors": {"model/checkpoint.py"},
     "cellxgene_ontology_guide": {"phenotypes/ontology.py"},
     "numba": {"cells/kernels.py"},
-    "matplotlib": {"pl.py"},
+    "matplotlib": {"pl.py", "panels.py"},
     # The demonstration's cells, and the UMAP of the command line.
     "scanpy": {"demo.py", "__main__.py"},
 }

@@ -288,7 +288,7 @@ def test_every_option_of_train_is_an_argument_of_the_verb():
 def test_every_option_of_annotate_is_an_argument_of_the_verb():
     options = {"layer", "use_raw", "batch_size", "device", "model"}
     assert options <= set(inspect.signature(scgp.build_index).parameters)
-    options |= {"reference", "label_key", "index", "key_added"}
+    options |= {"reference", "label_key", "index", "labels", "key_added"}
     assert options <= set(inspect.signature(scgp.annotate).parameters)
 
 

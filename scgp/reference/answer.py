@@ -3,11 +3,14 @@
 Shape suffixes: B cells, K neighbours, T labels, E width of the joint space.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 
 from scgp.phenotypes.ontology import Ontology
+from scgp.reference.candidates import Candidates, choose
+from scgp.reference.conformal import label_sets, set_names
 from scgp.reference.decision import Decision, decide
 from scgp.reference.evidence import (
     Fusion,
@@ -56,6 +59,8 @@ def answer(
     score_BT: np.ndarray | None,
     *,
     fusion: Fusion | None = None,
+    candidates: Candidates | None = None,
+    set_mass: float | None = None,
 ) -> Iterator[Decision]:
     """Answer cells block by block; zero rows are empty cells.
 
@@ -69,6 +74,10 @@ def answer(
         Scores of the index's gene head (`scgp.reference.gene_head.GeneHead.scores`), or None.
     fusion
         How streams are fused; None takes the index's own calibration.
+    candidates
+        The labels that may be answered; None: all of the index, and the terms above them.
+    set_mass
+        The mass of label sets (`scgp.reference.conformal.mass_for`); None: no sets.
     """
     fusion = fusion or index.calibration
     ontology = Ontology("CL")
@@ -78,7 +87,15 @@ def answer(
         streams, nearest_B = streams_of(
             index, block_BE, type_BE[part], None if score_BT is None else score_BT[part], fusion
         )
-        yield decide(
+        empty_B = np.logical_not(np.any(block_BE, axis=1))
+        if candidates is not None:
+            yield choose(
+                streams, candidates, type_BE[part], index.text_TD, nearest_B=nearest_B,
+                fusion=fusion, empty_B=empty_B,
+            )  # fmt: skip
+            continue
+        pooled_BT = pool(streams, fusion)
+        decision = decide(
             fuse(streams, fusion),
             index.labels,
             index.label_ids,
@@ -86,8 +103,16 @@ def answer(
             nearest_B,
             threshold=fusion.threshold,
             novelty_threshold=fusion.novelty_threshold,
-            empty_B=np.logical_not(np.any(block_BE, axis=1)),
+            empty_B=empty_B,
             weight_near=fusion.weight_near,
-            support_BT=pool(streams, fusion) if fusion.pooled else None,
+            support_BT=pooled_BT if fusion.pooled else None,
             confidence=fusion.confidence,
         )
+        if set_mass is not None:
+            sets_BT = label_sets(pooled_BT, set_mass) & ~empty_B[:, None]
+            decision = dataclasses.replace(
+                decision,
+                label_set=set_names(sets_BT, index.labels),
+                set_size=sets_BT.sum(axis=1).astype(np.int32),
+            )
+        yield decision

@@ -18,6 +18,8 @@ import numpy as np
 from scgp.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 #: Coverages that are fitted, in hundredths; another takes the next higher one.
@@ -132,3 +134,21 @@ def label_sets(prob_BT: NDArray[np.floating[Any]], mass: float) -> NDArray[np.bo
     sets_BT = np.zeros(prob_BT.shape, dtype=bool)
     np.put_along_axis(sets_BT, order_BT, ahead_BT <= mass + _SLACK, axis=1)
     return sets_BT
+
+
+def set_names(sets_BT: NDArray[np.bool_], labels: Sequence[str]) -> NDArray[np.object_]:
+    """Return the labels of each set in one text; None for an empty one.
+
+    Examples
+    --------
+    >>> set_names(np.array([[True, True], [False, True], [False, False]]), ["B cell", "T cell"])
+    array(['B cell | T cell', 'T cell', None], dtype=object)
+    """
+    _, first, set_B = np.unique(
+        np.packbits(sets_BT, axis=1), axis=0, return_index=True, return_inverse=True
+    )
+    texts = [
+        " | ".join(labels[t] for t in np.flatnonzero(sets_BT[b]).tolist()) or None for b in first
+    ]
+    names: NDArray[np.object_] = np.array(texts, dtype=object)[set_B.ravel()]
+    return names

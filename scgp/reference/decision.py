@@ -90,7 +90,9 @@ class Decision:
     ``label`` (str objects; None for an empty cell), ``ontology_id`` (str objects, "" where there
     is none), ``confidence`` (float32: the rolled-up probability of the answer; 0 where there is
     none), ``status`` (str objects, one of `STATUSES`), and the best label whatever became of it:
-    ``leaf`` (str objects, "" for an empty cell) and ``leaf_confidence`` (float32).
+    ``leaf`` (str objects, "" for an empty cell) and ``leaf_confidence`` (float32). Where sets were
+    asked for, ``label_set`` (str objects, labels with " | " between them; None for an empty cell)
+    and ``set_size`` (int32).
     """
 
     label: NDArray[np.object_]
@@ -99,6 +101,8 @@ class Decision:
     status: NDArray[np.object_]
     leaf: NDArray[np.object_]
     leaf_confidence: NDArray[np.float32]
+    label_set: NDArray[np.object_] | None = None
+    set_size: NDArray[np.int32] | None = None
 
 
 def says_something(term_id: str, ontology: Ontology) -> bool:

@@ -1,0 +1,264 @@
+"""explain(): why annotate gave a cell its label.
+
+Owns the answers and which label of each cell is explained. Must not know which cells a user names
+(`chosen`), what the streams say (`stream_tables`) or how genes are removed (`occlusion`). Writes
+nothing.
+
+Shape suffixes: B cells, T labels of the reference, V columns of the matrix.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scgp.cells.counts import choose_counts
+from scgp.cells.genes import match_genes
+from scgp.chosen import chosen_cells
+from scgp.device import resolve_device
+from scgp.embed import CellVectors, resolve_model, warn_empty
+from scgp.errors import ArgumentError
+from scgp.explanation import Explanation, make_table
+from scgp.occlusion import Subject, embed_scored, gene_tables
+from scgp.phenotypes.ontology import Ontology
+from scgp.reference.answer import BLOCK, answer
+from scgp.reference.decision import UNKNOWN, Decision
+from scgp.slots import check_adata
+from scgp.stream_tables import StreamTables
+from scgp.which import resolve_index
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import anndata as ad
+    import scipy.sparse as sp
+
+    from scgp.model.checkpoint import Model
+    from scgp.reference.index import ReferenceIndex
+
+#: Rows in which cells are answered, where annotate answers as many. Matrix products of fewer than
+#: eight rows round otherwise than larger ones, and the answer shall be annotate's to the last bit.
+COMPANY = 64
+
+
+def explain(
+    adata: ad.AnnData,
+    cells: str | int | Iterable[str] | Iterable[int] | Iterable[bool],
+    *,
+    reference: ad.AnnData | None = None,
+    label_key: str | None = None,
+    index: ReferenceIndex | str | Path | None = None,
+    model: Model | str | Path | None = None,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    n: int = 5,
+    n_genes: int = 10,
+    device: str | None = None,
+    progress: bool = False,
+) -> Explanation:
+    """Show what stands behind the answers of :func:`scgp.annotate`, cell by cell.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts; in memory or backed. It is only read.
+    cells
+        The cells to explain, at most 200: a name of ``obs_names``, a position, a list of either, or
+        a boolean mask with one value a cell.
+    reference, label_key, index, model, layer, use_raw
+        As given to :func:`scgp.annotate`. An answer among its ``labels=`` is not explained.
+    n
+        Nearest cells, texts, and labels of each stream that are told.
+    n_genes
+        Genes for and genes against the label that are told; 0 leaves them out, and saves about
+        half of the time.
+    device
+        ``"cpu"``, ``"cuda"`` or None for the CPU.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    A :class:`scgp.explanation.Explanation`: the tables ``answer``, ``neighbours``, ``texts``,
+    ``streams`` and ``genes``, in the order of `cells`. An empty cell is in ``answer`` alone.
+
+    Raises
+    ------
+    ArgumentError
+        `cells` names no cell, one that is not there or not unique, one twice, or more than 200; or
+        another argument has a value that cannot be used.
+    CountsError, GeneError, MissingColumnError, FingerprintError, DeviceError
+        As in :func:`scgp.annotate`.
+
+    Warns
+    -----
+    ScgpWarning
+        As in :func:`scgp.annotate`.
+
+    Notes
+    -----
+    Genes are judged by occlusion (Zeiler and Fergus 2014): the counts of one gene are set to zero,
+    the cell is normalised anew and goes through network, gene head and fusion again. The number is
+    the *fused* probability of the label and all labels below it; it chooses the label, and is not
+    the calibrated confidence.
+
+    What this shows, and what it does not:
+
+    - Of all expressed genes, those are removed whose effect is largest on first sight, 32 or more
+      of each direction: the gradient of the label's log odds times the change of all values. A
+      gene that acts only through a sharp bend of the model can be missed.
+    - One gene is removed at a time. Where several say the same, none alone is missed much, and all
+      have small numbers.
+    - A gene of which the cell has no count cannot be removed: what the model makes of its absence
+      is not shown.
+    - The fusion multiplies, so that labels on which the streams agree win. A marker can count
+      against a label because it moves one stream to that label and another to one below it. The
+      confidence, which rests on the mean of the streams, is less prone to it: look at both.
+    - It says what the model used, not what makes the cell what it is.
+
+    Examples
+    --------
+    >>> import scgp
+    >>> adata = scgp.demo.counts()
+    >>> why = scgp.explain(adata, "AAAGCCTGGCTAAC-1")
+    >>> why.answer["label"].tolist()
+    ['non-classical monocyte']
+    >>> why.genes["gene"].tolist()[0]  # CD16, which is what tells them from classical monocytes
+    'FCGR3A'
+    >>> sorted(set(why.streams["stream"]))
+    ['fused', 'gene', 'head', 'neighbour', 'text']
+    """
+    check_adata(adata)
+    if n < 1 or n_genes < 0:
+        msg = f"n is {n} and n_genes is {n_genes}; expected at least 1 and at least 0"
+        raise ArgumentError(msg)
+    row_B = chosen_cells(adata, cells)
+    on = resolve_device(device)
+    model = resolve_model(model)
+    counts = choose_counts(adata, layer=layer, use_raw=use_raw)
+    index = resolve_index(
+        reference, label_key, index, model, batch_size=1024, device=device, progress=progress
+    )
+    match = match_genes(counts, model.genes)
+    block_BV = counts.take(row_B)
+    vectors, score_BT = embed_scored(
+        model, index, iter([block_BV]), match.token_of_column, device=on
+    )
+    warn_empty(vectors, "there is nothing to explain in them")
+    names = [str(name) for name in adata.obs_names[row_B]]
+    decision = _answers(index, vectors, score_BT, row_B, adata.n_obs)
+    told = StreamTables.make(names, index, vectors, score_BT)
+    counted_BT = _counted(decision, index)
+    probability_B = (told.fused_BT * counted_BT).sum(axis=1)
+    sure_B = np.where(decision.status == UNKNOWN, decision.leaf_confidence, decision.confidence)
+    subjects = [
+        Subject(
+            name=names[b],
+            row_1V=block_BV[b],
+            score_T=None if score_BT is None else score_BT[b],
+            counted_T=counted_BT[b],
+            probability=float(probability_B[b]),
+            confidence=float(sure_B[b]),
+        )
+        for b in told.filled
+    ]
+    genes = gene_tables(
+        model, index, subjects if n_genes else [], match.token_of_column, n_genes=n_genes,
+        device=on, progress=progress,
+    )  # fmt: skip
+    n_expressed_B = [_n_expressed(row_V, match.token_of_column) for row_V in block_BV]
+    facts: dict[str, object] = {
+        "model": model.fingerprint, "counts": counts.where, "n_genes_matched": match.n_matched,
+        "n_genes": len(counts.var_names), "index": repr(index),
+    }  # fmt: skip
+    answers = _answer_rows(decision, told, probability_B, n_expressed_B)
+    return Explanation(
+        answer=make_table("answer", [answers]),
+        neighbours=make_table("neighbours", told.neighbour_rows(n)),
+        texts=make_table("texts", told.text_rows(n)),
+        streams=make_table("streams", told.stream_rows(n, counted_BT)),
+        genes=make_table("genes", genes),
+        facts=facts,
+    )
+
+
+def _answers(
+    index: ReferenceIndex,
+    vectors: CellVectors,
+    score_BT: np.ndarray | None,
+    row_B: np.ndarray,
+    n_obs: int,
+) -> Decision:
+    """Answer the cells as annotate does, to the last bit: among as many rows, up to `COMPANY`."""
+    last = (n_obs - 1) // BLOCK * BLOCK  # first row of annotate's last block
+    n_last = min(n_obs - last, COMPANY)
+    is_last_B = (row_B >= last) & (n_last < COMPANY)
+    groups: list[np.ndarray] = []
+    parts: list[Decision] = []
+    for group, n_rows in (
+        (np.flatnonzero(~is_last_B), COMPANY),
+        (np.flatnonzero(is_last_B), n_last),
+    ):
+        if group.size:
+            size = max(n_rows, group.size)
+            score = None if score_BT is None else _filled_up(score_BT[group], size)
+            cell_BE, type_BE = (x[group] for x in (vectors.cell_BE, vectors.type_BE))
+            parts += answer(index, _filled_up(cell_BE, size), _filled_up(type_BE, size), score)
+            groups.append(group)
+    order = np.argsort(np.concatenate(groups))
+    held = zip(groups, parts, strict=True)  # fewer rows than a block: each group is one part
+    rows = [{n: x[: len(g)] for n, x in vars(p).items() if x is not None} for g, p in held]
+    return Decision(**{n: np.concatenate([row[n] for row in rows])[order] for n in rows[0]})
+
+
+def _filled_up(part_BX: np.ndarray, size: int) -> np.ndarray:
+    """Add rows of zeros, which are empty cells."""
+    filled = np.zeros((size, part_BX.shape[1]), part_BX.dtype)
+    filled[: len(part_BX)] = part_BX
+    return filled
+
+
+def _explained(decision: Decision) -> np.ndarray:
+    """Return the label that is explained: the answer, or the best label of an unknown cell."""
+    label_B = np.where(decision.label == UNKNOWN, decision.leaf, decision.label)
+    return np.where(decision.status == "empty", "", label_B)
+
+
+def _counted(decision: Decision, index: ReferenceIndex) -> np.ndarray:
+    """Return which labels count for the explained one of each cell: itself and those below it."""
+    ontology = Ontology("CL")
+    id_of = dict(zip(index.labels, index.label_ids, strict=True))
+    labels, ids = np.array(index.labels, object), np.array(index.label_ids, object)
+    counted_BT = np.zeros((len(decision.label), len(labels)), bool)
+    answered = zip(_explained(decision), decision.ontology_id, decision.status, strict=True)
+    for b, (label, answered_id, status) in enumerate(answered):
+        term = id_of[label] if status == UNKNOWN else answered_id
+        below = ontology.descendants(term) if term else frozenset()
+        counted_BT[b] = np.isin(ids, sorted(below)) if term else labels == label
+    return counted_BT
+
+
+def _n_expressed(row_V: sp.csr_matrix, token_V: np.ndarray) -> int:
+    """Return how many genes of the model a cell expresses."""
+    return len(set(token_V[row_V.indices].tolist()) - {-1})
+
+
+def _answer_rows(
+    decision: Decision, told: StreamTables, probability_B: np.ndarray, n_genes_B: list[int]
+) -> dict[str, Any]:
+    """Return the rows of ``Explanation.answer``."""
+    filled_B = decision.status != "empty"
+    return {
+        "cell": told.names,
+        "label": decision.label,
+        "ontology_id": decision.ontology_id,
+        "confidence": decision.confidence,
+        "status": decision.status,
+        "leaf": decision.leaf,
+        "nearest_cosine": np.where(filled_B, told.nearest_B, np.nan),
+        "explained": _explained(decision),
+        "probability": np.where(filled_B, probability_B, np.nan),
+        "n_genes": n_genes_B,
+    }

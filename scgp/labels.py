@@ -1,0 +1,139 @@
+"""The labels that a user allows become candidates.
+
+Owns how each is read (a label of the reference, a term, free text), and what is said of those that
+are named twice or have no reference cells. Must not know how a candidate is chosen
+(`reference.candidates`).
+
+Shape suffixes: C candidates, E width of the joint space.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scgp.errors import ArgumentError, warn_user
+from scgp.model.checkpoint import Model
+from scgp.phenotypes.ontology import Ontology
+from scgp.phenotypes.text import TextEncoder
+from scgp.reference.candidates import Candidates, make_candidates
+from scgp.reference.decision import UNKNOWN
+from scgp.reference.index import ReferenceIndex
+from scgp.texts import read_terms, text_vectors
+
+
+def read_candidates(
+    labels: Sequence[str], model: Model, index: ReferenceIndex, encoder: TextEncoder | None = None
+) -> tuple[Candidates, dict[str, object]]:
+    """Read what `scgp.texts.listed` gave.
+
+    The name of a label of the reference is that label, and its term if it has one; then comes what
+    the ontology knows; the rest is free text.
+
+    Returns
+    -------
+    The candidates, and the facts for ``uns``: names and terms in the order given, each once, and
+    whether the reference has cells of each.
+
+    Raises
+    ------
+    ArgumentError
+        A text cannot be read (`scgp.texts`), it says "unknown", or no evidence could compare one
+        label with another.
+
+    Warns
+    -----
+    ScgpWarning
+        Two entries are one label; labels without reference cells.
+    """
+    read = _read(labels, model, index)
+    _warn_repeated(labels, read)
+    pairs = list(dict.fromkeys(read))
+    names, ids = [name for name, _ in pairs], [term for _, term in pairs]
+    candidates = make_candidates(
+        names, ids, _text_vectors(names, ids, model, index, encoder),
+        labels=index.labels, label_ids=index.label_ids, ontology=Ontology("CL"),
+    )  # fmt: skip
+    covered = candidates.in_reference_C.tolist()
+    order = zip(candidates.names, candidates.ids, covered, strict=True)
+    is_covered = {(name, term): there for name, term, there in order}
+    unseen = [name for name, term in pairs if not is_covered[name, term]]
+    if unseen:
+        _check_comparable(unseen, candidates, index)
+        warn_user(
+            f"{len(unseen)} of {len(pairs)} labels have no cells in the reference: "
+            f"{', '.join(map(repr, unseen))}. They are judged by their text alone, and their "
+            "confidence is not calibrated"
+        )
+    facts: dict[str, object] = {
+        "labels": names,
+        "labels_ontology_term_ids": ids,
+        "labels_in_reference": [is_covered[pair] for pair in pairs],
+    }
+    return candidates, facts
+
+
+def _read(labels: Sequence[str], model: Model, index: ReferenceIndex) -> list[tuple[str, str]]:
+    """Return the name and the term of each entry, "" for a term that it has not."""
+    term_of = dict(zip(index.labels, index.label_ids, strict=True))
+    ontology = Ontology("CL")
+    covering = frozenset(ontology.closure(index.label_ids))
+    read = []
+    for given in labels:
+        text = given if given in term_of else " ".join(given.split())
+        if text in term_of and not term_of[text]:
+            read.append((text, ""))
+            continue
+        if text.casefold() == UNKNOWN and text not in term_of:
+            msg = (
+                f"labels name {given!r}, which is written where none of the labels is sure enough; "
+                "leave it out"
+            )
+            raise ArgumentError(msg)
+        (term,) = read_terms([term_of.get(text, text)], model, also=covering)
+        read.append((ontology.label(term) if term else text, term))
+    return read
+
+
+def _text_vectors(
+    names: Sequence[str],
+    ids: Sequence[str],
+    model: Model,
+    index: ReferenceIndex,
+    encoder: TextEncoder | None,
+) -> np.ndarray:
+    """Return the projected vectors, C x E; zero for a label of the reference without a term."""
+    own = {name for name, term in zip(index.labels, index.label_ids, strict=True) if not term}
+    rows = [c for c, name in enumerate(names) if ids[c] or name not in own]
+    text_CE = np.zeros((len(names), index.width), np.float32)
+    vectors = text_vectors([names[c] for c in rows], [ids[c] for c in rows], model, encoder)
+    text_CE[rows] = model.project_vectors(vectors)
+    return text_CE
+
+
+def _check_comparable(unseen: Sequence[str], candidates: Candidates, index: ReferenceIndex) -> None:
+    """Refuse labels known by text alone beside such as have none: nothing compares the two."""
+    without = np.flatnonzero(np.logical_not(np.any(candidates.text_CD, axis=1)))
+    mute = [candidates.names[c] for c in without]
+    if not mute and index.text_TD.any():
+        return
+    found = repr(mute[0]) if mute else f"the reference (with {index.labels[0]!r})"
+    msg = (
+        f"{unseen[0]!r} has no cells in the reference, so only its text can be compared with "
+        f"others, and {found} has none: no ontology term that the model stores. Name only labels "
+        "that the reference has, or give those of the reference ontology terms"
+    )
+    raise ArgumentError(msg)
+
+
+def _warn_repeated(labels: Sequence[str], read: Sequence[tuple[str, str]]) -> None:
+    """Say which entries were read as one."""
+    same: dict[tuple[str, str], list[str]] = {}
+    for given, pair in zip(labels, read, strict=True):
+        same.setdefault(pair, []).append(given)
+    told = [
+        f"{', '.join(map(repr, entries))} ({term or name})"
+        for (name, term), entries in same.items()
+        if len(entries) > 1
+    ]
+    if told:
+        warn_user(f"labels name the same more than once: {'; '.join(told)}; each counts once")

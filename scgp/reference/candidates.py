@@ -1,0 +1,303 @@
+"""Answers among labels that the user names: the candidates, their evidence, and the choice.
+
+Pure functions on arrays. Knows neither how a candidate was named nor AnnData.
+
+Shapes: B cells, T labels of the reference, C candidates, D width.
+
+A candidate covers the reference labels that are its term or lie below it. A label that several
+candidates cover counts for the most specific of them: a broad candidate means "this, and none of
+the narrower ones that were asked for". Its share of a stream is what the stream gives to the labels
+that count for it.
+
+A candidate that covers nothing has its text alone. Beside such a one the other streams are left as
+they are over all labels of the reference: were they divided by their sum over the candidates, a
+stream that knows one candidate would give it everything, whatever the cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import expit
+
+from scgp.errors import ArgumentError
+from scgp.reference.decision import SLACK, UNKNOWN, Decision
+from scgp.reference.evidence import STREAMS, Fusion, fuse, pool, text_evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from scgp.phenotypes.ontology import Ontology
+
+#: Cosine of two texts from which on they may mean the same. Of the 293 labels of the default
+#: reference, 17 % of the pairs on one line have it, and .3 % of the others.
+ALIKE = 0.6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidates:
+    """The labels that may be answered, in an order of their own: the more specific come first.
+
+    The order does not depend on that in which they were named, so neither does a tie.
+
+    Attributes
+    ----------
+    names, ids
+        What is written for each candidate, and its ontology term ("" where it has none).
+    text_CD
+        Vector of its text in the space of the type slot, float32; zero: none.
+    cover_TC
+        Label i of the reference is candidate j or lies below it.
+    above_CC
+        Candidate i lies above candidate j, and is another.
+    rival_TC
+        Label i of the reference is neither candidate j nor above or below it.
+    below_TT
+        Label i of the reference is label j or lies below it.
+    """
+
+    names: list[str]
+    ids: list[str]
+    text_CD: NDArray[np.float32]
+    cover_TC: NDArray[np.bool_]
+    above_CC: NDArray[np.bool_]
+    rival_TC: NDArray[np.bool_]
+    below_TT: NDArray[np.bool_]
+
+    @property
+    def in_reference_C(self) -> NDArray[np.bool_]:
+        """Whether any label of the reference counts for the candidate."""
+        return np.asarray(self.cover_TC.any(axis=0), bool)
+
+
+def make_candidates(
+    names: Sequence[str],
+    ids: Sequence[str],
+    text_CD: NDArray[np.float32],
+    *,
+    labels: Sequence[str],
+    label_ids: Sequence[str],
+    ontology: Ontology,
+) -> Candidates:
+    """Relate what was asked for to the labels of a reference.
+
+    Parameters
+    ----------
+    names, ids, text_CD
+        As in `Candidates`, in any order; no term and no name twice. One without a term is the label
+        of the reference that has its name and no term either, if there is one.
+    labels, label_ids
+        Those of the reference.
+
+    Raises
+    ------
+    ArgumentError
+        There is no candidate, or the sizes do not fit together.
+    """
+    if not names or not len(names) == len(ids) == len(text_CD):
+        message = f"{len(names)} names, {len(ids)} ids and {len(text_CD)} texts of candidates"
+        raise ArgumentError(message)
+    below_C = [len(ontology.descendants(i)) if i else 0 for i in ids]
+    order = sorted(range(len(ids)), key=lambda c: (below_C[c], ids[c], names[c]))
+    names, ids = [names[c] for c in order], [ids[c] for c in order]
+    n = len(ids)
+    above = ontology.relation([*ids, *label_ids])
+    asked, there = [*zip(names, ids, strict=True)], [*zip(labels, label_ids, strict=True)]
+    own_CT = [[not (i or j) and x == y for y, j in there] for x, i in asked]
+    own_TC = np.array(own_CT, bool).T
+    return Candidates(
+        names=names,
+        ids=ids,
+        text_CD=np.asarray(text_CD, np.float32)[order],
+        cover_TC=above[:n, n:].T | own_TC,
+        above_CC=above[:n, :n] & ~np.eye(n, dtype=bool),
+        rival_TC=~(above[n:, :n] | above[:n, n:].T | own_TC),
+        below_TT=above[n:, n:].T,
+    )
+
+
+def shares(cover_TC: NDArray[np.bool_], above_CC: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return for which candidates each label of the reference counts, T x C.
+
+    A label counts for the most specific candidates that cover it, in equal parts where there are
+    several; for none where none covers it.
+
+    Examples
+    --------
+    A T cell and a CD4 T cell of the reference, asked for "CD4 T cell" and "T cell":
+
+    >>> cover_TC = np.array([[False, True], [True, True]])
+    >>> above_CC = np.array([[False, False], [True, False]])
+    >>> shares(cover_TC, above_CC).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    has_narrower_TC = cover_TC.astype(int) @ above_CC.T.astype(int) > 0
+    share_TC = (cover_TC & ~has_narrower_TC).astype(np.float64)
+    divided_TC: NDArray[np.float64] = share_TC / np.maximum(share_TC.sum(axis=1, keepdims=True), 1)
+    return divided_TC
+
+
+def restrict(
+    stream_BT: NDArray[np.floating[Any]],
+    share_TC: NDArray[np.float64],
+    covered_C: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Return what a stream says of the candidates, B x C.
+
+    Where every candidate covers labels of the reference, rows sum to 1; one without any mass on a
+    candidate is uniform. Otherwise those that cover none are NaN, and the others keep the mass that
+    they have among all labels. One whose labels all count for narrower candidates has 0. A stream
+    that is silent stays so.
+    """
+    if np.isnan(stream_BT).any():
+        return np.full((len(stream_BT), len(covered_C)), np.nan)
+    mass_BC = stream_BT.astype(np.float64) @ share_TC
+    if not covered_C.all():
+        return np.where(covered_C, mass_BC, np.nan)
+    total_B1 = mass_BC.sum(axis=1, keepdims=True)
+    uniform_BC = np.full_like(mass_BC, 1 / len(covered_C))
+    has_mass_B1 = total_B1 > np.finfo(float).tiny
+    return np.divide(mass_BC, total_B1, out=uniform_BC, where=has_mass_B1)
+
+
+def text_support(
+    type_BD: NDArray[np.floating[Any]],
+    text_TD: NDArray[np.floating[Any]],
+    candidates: Candidates,
+    *,
+    temperature: float,
+) -> NDArray[np.float64]:
+    """Return how the text of a candidate without reference cells does against the best other text.
+
+    The softmax of the two, B x C, 0 to 1; NaN for candidates that the reference has cells of. The
+    others are the texts of all labels of the reference and of all candidates, without those that
+    are no rivals (unless there is no other): terms above or below the candidate, and for a free
+    text the labels of the reference whose texts nearly say the same (`ALIKE`), with those below.
+    Without another text, it is a half.
+    """
+    unseen_C = ~candidates.in_reference_C
+    support_BC = np.full((len(type_BD), len(unseen_C)), np.nan)
+    if not unseen_C.any():
+        return support_BC
+    text_XD = np.concatenate([text_TD, candidates.text_CD])
+    has_text_X1 = np.any(text_XD != 0, axis=1)[:, None]
+    line_CC = candidates.above_CC | candidates.above_CC.T
+    other_CC = ~np.eye(len(unseen_C), dtype=bool)
+    free_C = np.array([not i for i in candidates.ids])
+    alike_TC = free_C & (text_TD @ candidates.text_CD.T >= ALIKE)
+    alike_TC = candidates.below_TT @ alike_TC.astype(int) > 0
+    rival_XC = np.concatenate([candidates.rival_TC & ~alike_TC, other_CC & ~line_CC]) & has_text_X1
+    other_XC = np.concatenate([~candidates.cover_TC, other_CC]) & has_text_X1
+    rival_XC = np.where(rival_XC.any(axis=0), rival_XC, other_XC)
+    logit_BX = (type_BD @ text_XD.T).astype(np.float64) / temperature
+    for c in np.flatnonzero(unseen_C):
+        own_B = logit_BX[:, len(text_TD) + c]
+        rivals = np.flatnonzero(rival_XC[:, c])
+        best_B = logit_BX[:, rivals].max(axis=1) if len(rivals) else own_B
+        support_BC[:, c] = expit(own_B - best_B)
+    return support_BC
+
+
+def choose(
+    streams: Mapping[str, NDArray[np.floating[Any]]],
+    candidates: Candidates,
+    type_BD: NDArray[np.floating[Any]],
+    text_TD: NDArray[np.floating[Any]],
+    *,
+    nearest_B: NDArray[np.floating[Any]],
+    fusion: Fusion,
+    empty_B: NDArray[np.bool_],
+) -> Decision:
+    """Answer every cell with a candidate or "unknown".
+
+    The leaf is the candidate of the highest fused probability among the candidates; nearness in the
+    ontology has no part in it. It is the answer if its confidence reaches the threshold, or else
+    the most specific candidate above it whose confidence does. The confidence is that of the mass
+    which a candidate, with all labels below it, has among *all* labels of the reference: what lies
+    outside the candidates speaks against them. That of a candidate without reference cells is taken
+    from `text_support`. A cell unlike every reference cell is "unknown". Texts are compared only
+    where all labels, or all candidates, have one.
+
+    Parameters
+    ----------
+    streams
+        Evidence for the labels of the reference, each B x T (`scgp.reference.answer.streams_of`).
+    type_BD, text_TD
+        Type vectors of the cells, and text vectors of the labels.
+    nearest_B
+        Cosine of each cell to its nearest reference cell.
+    fusion
+        How streams are fused, and when a cell is called.
+    empty_B
+        Cells without a count: no answer.
+    """
+    covered_C = candidates.in_reference_C
+    if not _all_have_text(text_TD):
+        streams = {**streams, "text": np.full_like(streams["text"], np.nan)}
+    support_BT = pool(streams, fusion) if fusion.pooled else fuse(streams, fusion)
+    text_BC = text_support(type_BD, text_TD, candidates, temperature=fusion.temperature_text)
+    mass_BC = np.where(covered_C, support_BT @ candidates.cover_TC, text_BC)
+    sure_BC = fusion.confidence(mass_BC, np.asarray(nearest_B, float)[:, None])
+    posterior_BC = _posterior(streams, candidates, type_BD, fusion)
+    best_B = posterior_BC.argmax(axis=1)
+    upwards_CC = candidates.above_CC.T | np.eye(len(covered_C), dtype=bool)
+    sure_enough_BC = upwards_CC[best_B] & (sure_BC >= fusion.threshold - SLACK)
+    sure_enough_BC &= (nearest_B >= fusion.novelty_threshold)[:, None]
+    # candidates are in order: the first is the most specific
+    code_B = np.where(sure_enough_BC.any(axis=1), sure_enough_BC.argmax(axis=1), -1)
+    return _write_out(candidates, best_B, code_B, sure_BC, empty_B)
+
+
+def _all_have_text(text_TD: NDArray[np.floating[Any]]) -> bool:
+    """Whether texts can be compared: the only one would win for every cell."""
+    return bool(np.any(text_TD != 0, axis=1).all())
+
+
+def _posterior(
+    streams: Mapping[str, NDArray[np.floating[Any]]],
+    candidates: Candidates,
+    type_BD: NDArray[np.floating[Any]],
+    fusion: Fusion,
+) -> NDArray[np.float64]:
+    """Fuse the streams over the candidates; each is compared with the cell by its own text."""
+    share_TC = shares(candidates.cover_TC, candidates.above_CC)
+    covered_C = candidates.in_reference_C
+    among = {
+        name: restrict(x, share_TC, covered_C) for name, x in streams.items() if name != "text"
+    }
+    text_BC = text_evidence(type_BD, candidates.text_CD, temperature=fusion.temperature_text)
+    among["text"] = text_BC if _all_have_text(candidates.text_CD) else np.full_like(text_BC, np.nan)
+    if not fusion.weight_text and not covered_C.all():
+        # nothing else is heard of these candidates: it counts as the mean stream does
+        mean = sum(fusion.weight(name) for name in STREAMS) / len(STREAMS)
+        fusion = dataclasses.replace(fusion, weight_text=mean or 1.0)
+    return fuse(among, fusion)
+
+
+def _write_out(
+    candidates: Candidates,
+    best_B: NDArray[np.intp],
+    code_B: NDArray[np.intp],
+    sure_BC: NDArray[np.float64],
+    empty_B: NDArray[np.bool_],
+) -> Decision:
+    """Turn codes (-1: none) into names: a candidate, "unknown", or nothing for an empty cell."""
+    cells = np.arange(len(code_B))
+    kind_B = np.where(empty_B, "empty", np.where(code_B >= 0, "labelled", UNKNOWN))
+    labelled_B = kind_B == "labelled"
+    names, ids = np.array([*candidates.names], object), np.array([*candidates.ids], object)
+    label_B = np.where(labelled_B, names[code_B], UNKNOWN)
+    label_B[empty_B] = None
+    leaf_mass_B = np.where(empty_B, 0, sure_BC[cells, best_B])
+    return Decision(
+        label=label_B,
+        ontology_id=np.where(labelled_B, ids[code_B], ""),
+        confidence=np.where(labelled_B, sure_BC[cells, code_B], 0).astype(np.float32),
+        status=kind_B.astype(object),
+        leaf=np.where(empty_B, "", names[best_B]),
+        leaf_confidence=leaf_mass_B.astype(np.float32),
+    )

@@ -1,0 +1,141 @@
+"""Words that a user wrote become vectors: those of ontology terms, or of free text.
+
+Owns how a text is read: an ontology term by the vector that the model stores, anything else by the
+text encoder; and every message about texts that cannot be read. Must not know what is done with the
+vectors: `score` compares cells with them, `labels` lets them compete.
+
+Shape suffixes: T texts, W width of the text encoder.
+"""
+
+import re
+from collections.abc import Container, Sequence
+
+import numpy as np
+import pandas as pd
+
+from scgp.errors import ArgumentError
+from scgp.model.checkpoint import Model
+from scgp.phenotypes.ontology import Ontology
+from scgp.phenotypes.text import MINILM_NAME, TextEncoder
+
+#: An id of any OBO ontology (CL, UBERON, MONDO ...), also as in its web address.
+_READS_AS_ID = re.compile(r"[A-Za-z]+[:_]\d{7}")
+#: Texts that a message names; of more it gives the number.
+_NAMED = 5
+
+
+def listed(texts: str | Sequence[str], argument: str = "texts") -> list[str]:
+    """Return the texts as a list of strings that can be read and written to a file.
+
+    Raises
+    ------
+    ArgumentError
+        No text, a blank one, or what is no text; the message calls them by `argument`.
+    """
+    given = texts.tolist() if isinstance(texts, np.ndarray | pd.Series | pd.Index) else texts
+    given = [given] if isinstance(given, str) else given
+    if not isinstance(given, Sequence) or not given:
+        found = "empty" if isinstance(given, Sequence) else f"a {type(given).__name__}"
+        msg = f"{argument} is {found}; expected a text such as 'B cell', or a list of texts"
+        raise ArgumentError(msg)
+    for t, text in enumerate(given):
+        if not isinstance(text, str) or not text.strip():
+            msg = (
+                f"{argument}[{t}] is {text!r}; expected words that describe a cell, or a term's id"
+            )
+            raise ArgumentError(msg)
+        if "\0" in text or text != text.encode(errors="ignore").decode():
+            msg = f"{argument}[{t}], {text!r}, holds characters that no file can; remove them"
+            raise ArgumentError(msg)
+    return [str(text) for text in given]
+
+
+def read_terms(texts: Sequence[str], model: Model, also: Container[str] = ()) -> list[str]:
+    """Return the id of each text that names a term with a stored vector; "" for free text.
+
+    Parameters
+    ----------
+    also
+        Terms that may be named though the model stores no vector of them.
+
+    Raises
+    ------
+    ArgumentError
+        A text reads as an id, and is that of no such term.
+    """
+    found = Ontology("CL").resolve(text.strip() for text in texts)
+    term_ids = [term if term in model.phenotypes or term in also else "" for term in found]
+    for text, term in zip(texts, term_ids, strict=True):
+        if not term and _READS_AS_ID.fullmatch(text.strip()):
+            msg = (
+                f"{text!r} reads as an ontology id, but it names no live Cell Ontology term whose "
+                "vector is in the model, and digits mean nothing to a text encoder; say in words "
+                "what it stands for"
+            )
+            raise ArgumentError(msg)
+    return term_ids
+
+
+def text_vectors(
+    texts: Sequence[str], term_ids: Sequence[str], model: Model, encoder: TextEncoder | None
+) -> np.ndarray:
+    """Return the vectors of the texts (T x W): stored ones of terms, encoded ones of free text.
+
+    A term that the model has no vector of has a zero row. An encoder is made only where a text is
+    free and none is given.
+
+    Raises
+    ------
+    ArgumentError
+        The encoder is another than the model's, or there is none for a free text.
+    """
+    if encoder is not None:
+        _check_encoder(encoder, model)
+    vector_TW = model.phenotypes.vectors(term_ids)
+    rows = [t for t, term in enumerate(term_ids) if not term]
+    free = list(dict.fromkeys(texts[t] for t in rows))  # each once, that equals stay equal
+    if free:
+        encoder = encoder or _own_encoder(model, free)
+        vector_of = dict(zip(free, encoder.encode(free), strict=True))
+        vector_TW[rows] = [vector_of[texts[t]] for t in rows]
+    return vector_TW
+
+
+def _check_encoder(encoder: TextEncoder, model: Model) -> None:
+    """Refuse an encoder whose vectors are not those that the model learnt to read."""
+    if not isinstance(encoder, TextEncoder):
+        msg = (
+            f"encoder is a {type(encoder).__name__}; expected a scgp.phenotypes.text.TextEncoder, "
+            "or None"
+        )
+        raise ArgumentError(msg)
+    known = model.phenotypes
+    if (encoder.name, encoder.width) != (known.encoder, known.width):
+        msg = (
+            f"the encoder is {encoder.name} (width {encoder.width}), but the model was trained "
+            f"with {known.encoder} (width {known.width}), and vectors of different encoders cannot "
+            "be compared; pass that encoder"
+        )
+        raise ArgumentError(msg)
+
+
+def _own_encoder(model: Model, free: Sequence[str]) -> TextEncoder:
+    """Return the encoder that the model was trained with; `free` are the texts that need it."""
+    more = f" and {len(free) - _NAMED} more" if len(free) > _NAMED else ""
+    need = (
+        f"{', '.join(map(repr, free[:_NAMED]))}{more}: no id, label or exact synonym of a Cell "
+        "Ontology term that the model stores, so a text encoder must read it"
+    )
+    if model.phenotypes.encoder != MINILM_NAME:
+        msg = (
+            f"{need}; the model was trained with {model.phenotypes.encoder}, which scgp does not "
+            "bring: pass encoder=scgp.phenotypes.text.TextEncoder(...) of that encoder"
+        )
+        raise ArgumentError(msg)
+    try:
+        encoder = TextEncoder.minilm()
+    except ArgumentError as error:  # the extra is not installed
+        msg = f"{need}; {error}"
+        raise ArgumentError(msg) from error
+    _check_encoder(encoder, model)
+    return encoder
