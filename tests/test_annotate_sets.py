@@ -104,3 +104,9 @@ def test_a_reference_of_ones_own_promises_no_coverage(blood, blood_index):
     assert blood_index.calibration.set_mass == ()
     with pytest.raises(ArgumentError, match="no calibration for label sets: build_index made it"):
         scgp.annotate(blood, index=blood_index, coverage=0.9, progress=False)
+
+
+def test_the_default_reference_keeps_its_sets_small(blood):
+    scgp.annotate(blood, coverage=0.9, progress=False)
+    assert 1 <= blood.obs[SIZE].mean() < 5
+    assert (blood.obs[SIZE] >= 1).all()

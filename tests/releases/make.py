@@ -20,6 +20,7 @@ from scgp.phenotypes.terms import Phenotypes
 
 HERE = Path(__file__).parent
 N_ASKED = 60
+COVERAGE = 0.5
 
 
 def main() -> None:
@@ -44,12 +45,13 @@ def main() -> None:
     )  # fmt: skip
     (folder / "model.history.csv").unlink()
     asked = cells[:N_ASKED].copy()
-    scgp.annotate(asked, model=model, progress=False)
+    scgp.annotate(asked, model=model, coverage=COVERAGE, progress=False)
     answers = {
         "label": asked.obs["scgp_cell_type"].to_numpy(dtype=str),
         "status": asked.obs["scgp_status"].to_numpy(dtype=str),
         "confidence": asked.obs["scgp_confidence"].to_numpy(),
         "vectors": asked.obsm["X_scgp"],
+        "set": asked.obs["scgp_set"].to_numpy(dtype=str),
     }
     save_npz(folder / "answers.npz", answers)
 
