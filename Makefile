@@ -33,7 +33,7 @@ demo: $(RUNTIME)
 	$(BIN)/python -m scgp demo --out demo
 
 test: $(TESTING)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbmake
 
 lint: $(TESTING)
 	$(BIN)/ruff check .
