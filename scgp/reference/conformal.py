@@ -108,7 +108,10 @@ def mass_for(coverage: float, set_mass: tuple[float, ...], n_cells: int) -> floa
         )
         raise ArgumentError(msg)
     level = int(np.ceil(coverage * 100 - _SLACK))
-    mass = set_mass[level - 1] if level <= LEVELS else NEVER
+    if level > LEVELS:
+        msg = f"coverage is {coverage:g}, and sets are fitted up to {LEVELS / 100}; ask for less"
+        raise ArgumentError(msg)
+    mass = set_mass[level - 1]
     if mass >= NEVER:
         needed = int(np.ceil(coverage / (1 - coverage) - _SLACK))
         msg = (
