@@ -20,7 +20,8 @@ from scgp.embed import embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.evidence import Fusion
+from scgp.reference.evidence import Fusion, nearest_text
+from scgp.reference.fitting import NOVEL_TEXT_SHARE, quantile
 from scgp.reference.gene_head import CELLS, fit_gene_head
 from scgp.reference.index import ReferenceIndex
 from scgp.slots import check_adata
@@ -98,6 +99,7 @@ def build_index(
     code_B = np.full(adata.n_obs, -1)
     code_B[kept] = np.searchsorted(order, names)
     code_N = code_B[chosen_B]  # -1 for a chosen cell without a count
+    text_TD = model.project_terms(label_ids)
     head = fit_gene_head(
         sp.vstack(values, format="csr")[code_N >= 0], code_N[code_N >= 0], len(order)
     )
@@ -106,9 +108,9 @@ def build_index(
         names,
         label_ids=label_ids,
         studies=None if studies is None else studies.to_numpy(dtype=object)[kept].tolist(),
-        text_TD=model.project_terms(label_ids),
+        text_TD=text_TD,
         model_fingerprint=model.fingerprint,
-        calibration=_calibration(model),
+        calibration=_calibration(model, vectors.type_BE[kept], text_TD),
         gene_head=head,
     )
 
@@ -125,15 +127,22 @@ def _chosen(labels: pd.Series, studies: pd.Series | None) -> np.ndarray:
     return chosen_B
 
 
-def _calibration(model: Model) -> Fusion | None:
-    """Return the fusion that was fitted when the model was trained.
+def _calibration(model: Model, type_BE: np.ndarray, text_TD: np.ndarray) -> Fusion | None:
+    """Return the fusion that was fitted when the model was trained, as far as it holds here.
 
-    Without the masses of label sets: what they promise was measured on another reference.
+    Without the masses of label sets: what they promise was measured on another reference. How far a
+    known cell may lie from the texts of all labels depends on how many labels there are, so the
+    bound is lowered to what the reference's own cells reach.
     """
     fitted = model.details.get("calibration")
     if fitted is None:
         return None
-    return dataclasses.replace(Fusion.from_dict(fitted), set_mass=(), set_cells=0)
+    fusion = Fusion.from_dict(fitted)
+    near_B = nearest_text(type_BE, text_TD)
+    own = quantile(near_B, NOVEL_TEXT_SHARE, np.ones(len(near_B)))
+    return dataclasses.replace(
+        fusion, novelty_text=min(fusion.novelty_text, own), set_mass=(), set_cells=0
+    )
 
 
 def _column(adata: ad.AnnData, key: str) -> pd.Series:

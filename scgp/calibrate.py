@@ -20,7 +20,7 @@ from scgp.model.checkpoint import Model
 from scgp.objective import TermTable
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import streams_of
-from scgp.reference.evidence import STREAMS, Fusion
+from scgp.reference.evidence import STREAMS, Fusion, nearest_text
 from scgp.reference.fitting import HeldOut, fit_answers
 from scgp.reference.gene_head import CELLS, DRAWN_CELLS, GeneHead, fit_gene_head
 from scgp.reference.index import ReferenceIndex
@@ -132,10 +132,12 @@ def _held_out(
     known_T = np.any(types.ancestor_TT.numpy() & there_T, axis=1)
     class_B = types.cell_N[rows]
     novel_B = np.zeros(len(rows), bool)
-    seen = HeldOut(spread, nearest_B, class_B, known_T[class_B], corpus.study_N[rows], novel_B)
-    class_R = column_T[index.code_N]
+    near_text_B = nearest_text(vectors.type_BE, index.text_TD)
+    seen = HeldOut(
+        spread, nearest_B, near_text_B, class_B, known_T[class_B], corpus.study_N[rows], novel_B
+    )
     novel = [
-        _without(seen, removed_T, index.vectors_ND[~removed_T[class_R]], vectors.cell_BE)
+        _without(seen, removed_T, index, column_T, vectors)
         for removed_T in _removals(class_B, types.ancestor_TT.numpy(), rng)
     ]
     return HeldOut.join([seen, *novel])
@@ -152,9 +154,15 @@ def _removals(
 
 
 def _without(
-    seen: HeldOut, removed_T: np.ndarray, kept_ND: np.ndarray, cell_BE: np.ndarray
+    seen: HeldOut,
+    removed_T: np.ndarray,
+    index: ReferenceIndex,
+    class_L: np.ndarray,
+    vectors: CellVectors,
 ) -> HeldOut:
     """Return the cells of removed classes as they look to a reference without these classes.
+
+    `class_L` has the class of each label of the index.
 
     The streams lose the removed classes and are scaled to 1 again; where nothing is left (all
     neighbours were of removed classes), a stream is uniform.
@@ -167,11 +175,14 @@ def _without(
         total_B1 = np.nansum(left_BT, axis=1, keepdims=True)
         uniform_BT = np.broadcast_to(~removed_T / max((~removed_T).sum(), 1), left_BT.shape)
         streams[name] = np.where(total_B1 > 0, left_BT / np.maximum(total_B1, 1e-300), uniform_BT)
-    nearest_B = (cell_BE[rows] @ kept_ND.T).max(axis=1, initial=-1.0)
+    kept_L = ~removed_T[class_L]
+    kept_ND = index.vectors_ND[kept_L[index.code_N]]
+    nearest_B = (vectors.cell_BE[rows] @ kept_ND.T).max(axis=1, initial=-1.0)
     return dataclasses.replace(
         asked,
         streams=streams,
         nearest_B=nearest_B,
+        nearest_text_B=nearest_text(vectors.type_BE[rows], index.text_TD[kept_L]),
         known_B=np.zeros(len(rows), bool),
         novel_B=np.ones(len(rows), bool),
     )

@@ -510,6 +510,20 @@ def test_an_atlas_is_an_index_is_a_saved_index(blood, annotate, model, tmp_path)
     assert direct.uns["scgp"]["index"] == repr(index)
 
 
+def test_the_bound_of_text_novelty_is_lowered_to_what_the_atlas_reaches(blood, model):
+    fitted = model.details["calibration"]
+    seen = []
+    for bound in (-1.0, 0.05, 0.999):
+        details = {**model.details, "calibration": {**fitted, "novelty_text": bound}}
+        strict = scgp.Model(
+            model.config, model.network, model.genes, model.phenotypes, details=details
+        )
+        index = scgp.build_index(blood, label_key="cell_type", model=strict, progress=False)
+        seen.append(index.calibration.novelty_text)
+    assert seen[:2] == [-1.0, 0.05]
+    assert 0.05 < seen[2] < 0.9
+
+
 def test_building_an_index_changes_nothing(blood, state):
     before = state(blood)
     scgp.build_index(blood, label_key="cell_type", progress=False)

@@ -1,5 +1,7 @@
 """Candidates: what covers what, how streams are shared out, what is answered."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -217,6 +219,17 @@ def test_a_cell_unlike_all_is_unknown():
     candidates = _candidates([B_CELL])
     assert _choose(candidates, streams, fusion=fusion, nearest=0.69).label.tolist() == ["unknown"]
     assert _choose(candidates, streams, fusion=fusion, nearest=0.7).label.tolist() == ["B cell"]
+
+
+def test_a_cell_unlike_all_texts_is_unknown():
+    streams = _agreed([1, 0, 0, 0, 0, 0])
+    candidates = _candidates([B_CELL], labels=LABELS[:-1], label_ids=LABEL_IDS[:-1])
+    type_BD = np.full((1, 8), 8**-0.5, np.float32)  # a cosine of .35 with every text
+    for bound, label in ((0.4, "unknown"), (0.3, "B cell")):
+        fusion = dataclasses.replace(FUSION, novelty_text=bound)
+        found = choose(streams, candidates, type_BD, TEXT_TD[:-1], nearest_B=np.ones(1),
+                       fusion=fusion, empty_B=np.zeros(1, bool))  # fmt: skip
+        assert found.label.tolist() == [label]
 
 
 def test_empty_cells_and_no_cells():

@@ -175,6 +175,17 @@ def test_a_cell_unlike_all_others_gets_no_leaf():
     assert found.status[0] == "unknown"
 
 
+def test_cells_said_to_be_novel_get_no_leaf_either():
+    sure = row(BLOOD, CD4=0.95)
+    told = np.array([False, True])
+    found = answer(BLOOD, sure, sure, novelty=[0.9, 0.9], novel_B=told)
+    assert found.status.tolist() == ["labelled", "ancestor"]
+    both = answer(BLOOD, sure, sure, novelty=[0.1, 0.9], novelty_threshold=0.5, novel_B=told)
+    assert both.status.tolist() == ["ancestor", "ancestor"]
+    with pytest.raises(ArgumentError, match="novel"):
+        answer(BLOOD, sure, sure, novelty=[0.9, 0.9], novel_B=told[:1])
+
+
 def test_a_term_above_all_labels_is_no_answer_to_an_unlike_cell():
     labels = ["B cell", CD4, CD8]  # any cell at all would be a lymphocyte
     found = answer(labels, row(labels, B=0.9), novelty=0.1, novelty_threshold=0.5)

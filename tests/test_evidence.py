@@ -15,6 +15,7 @@ from scgp.reference.evidence import (
     fuse,
     gene_evidence,
     head_evidence,
+    nearest_text,
     neighbour_evidence,
     pool,
     text_evidence,
@@ -89,6 +90,15 @@ def test_the_head_is_the_softmax_of_a_line():
         np.array([[1, 2]], np.float32), np.array([[0.5, 0], [0, 0.25]]), np.array([0.3, -0.3])
     )
     np.testing.assert_allclose(prob_BT, np.exp(logit_BT) / np.exp(logit_BT).sum(), rtol=1e-6)
+
+
+def test_the_nearest_text_and_what_has_none():
+    type_BD = np.array([[1.0, 0.0], [0.6, 0.8]])
+    text_TD = np.array([[0.0, 1.0], [1.0, 0.0]])
+    np.testing.assert_allclose(nearest_text(type_BD, text_TD), [1.0, 0.8])
+    with_none = np.array([[0.0, 1.0], [0.0, 0.0]])  # the cell may be of the label without a text
+    np.testing.assert_array_equal(nearest_text(type_BD, with_none), [1, 1])
+    np.testing.assert_array_equal(nearest_text(type_BD, text_TD[:0]), [1, 1])
 
 
 def test_a_label_without_text_is_neither_favoured_nor_ruled_out():

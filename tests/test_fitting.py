@@ -42,7 +42,8 @@ def make_cells(informative, n_cells=600, seed=0, sharpness=3.0):
         streams[name] = power_BT / power_BT.sum(axis=1, keepdims=True)
     study_B = rng.choice(3, n_cells, p=[0.6, 0.3, 0.1])
     known_B, novel_B = np.ones(n_cells, bool), np.zeros(n_cells, bool)
-    return HeldOut(streams, rng.uniform(0.5, 1, n_cells), class_B, known_B, study_B, novel_B)
+    nearest_B, text_B = rng.uniform(0.5, 1, n_cells), rng.uniform(0.2, 0.9, n_cells)
+    return HeldOut(streams, nearest_B, text_B, class_B, known_B, study_B, novel_B)
 
 
 def fit(cells, **options):
@@ -107,6 +108,18 @@ def test_novelty_is_the_first_percentile_of_known_cells():
     assert fusion.novelty_threshold == pytest.approx(np.quantile(nearest_B[known_B], 0.01))
     none = fit(dataclasses.replace(cells, known_B=np.zeros(1000, bool)))
     assert none.novelty_threshold == -1
+
+
+def test_text_novelty_is_a_low_quantile_with_studies_counting_the_same():
+    cells = make_cells("head", 1000)
+    study_B = np.repeat([0, 1], [900, 100])
+    text_B = np.where(study_B == 0, 0.9, np.linspace(0.1, 0.5, 1000))
+    text_B[study_B == 1] = np.linspace(0.1, 0.5, 100)  # its 6 % are 3 % of the whole
+    fusion = fit(dataclasses.replace(cells, study_B=study_B, nearest_text_B=text_B))
+    assert fusion.novelty_text == pytest.approx(np.quantile(text_B[study_B == 1], 0.06), abs=0.005)
+    silent = fit(dataclasses.replace(cells, nearest_text_B=np.ones(1000)))
+    none = fit(dataclasses.replace(cells, known_B=np.zeros(1000, bool)))
+    assert silent.novelty_text == none.novelty_text == -1
 
 
 def test_other_fields_are_kept_and_the_fit_is_reproducible():

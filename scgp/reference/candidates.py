@@ -24,7 +24,7 @@ from scipy.special import expit
 
 from scgp.errors import ArgumentError
 from scgp.reference.decision import SLACK, UNKNOWN, Decision
-from scgp.reference.evidence import STREAMS, Fusion, fuse, pool, text_evidence
+from scgp.reference.evidence import STREAMS, Fusion, fuse, nearest_text, pool, text_evidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -219,7 +219,8 @@ def choose(
     the most specific candidate above it whose confidence does. The confidence is that of the mass
     which a candidate, with all labels below it, has among *all* labels of the reference: what lies
     outside the candidates speaks against them. That of a candidate without reference cells is taken
-    from `text_support`. A cell unlike every reference cell is "unknown". Texts are compared only
+    from `text_support`. A cell unlike every reference cell, or unlike the texts of all labels and
+    candidates, is "unknown". Texts are compared only
     where all labels, or all candidates, have one.
 
     Parameters
@@ -246,7 +247,9 @@ def choose(
     best_B = posterior_BC.argmax(axis=1)
     upwards_CC = candidates.above_CC.T | np.eye(len(covered_C), dtype=bool)
     sure_enough_BC = upwards_CC[best_B] & (sure_BC >= fusion.threshold - SLACK)
-    sure_enough_BC &= (nearest_B >= fusion.novelty_threshold)[:, None]
+    near_B = nearest_text(type_BD, np.concatenate([text_TD, candidates.text_CD]))
+    like_B = (nearest_B >= fusion.novelty_threshold) & (near_B >= fusion.novelty_text)
+    sure_enough_BC &= like_B[:, None]
     # candidates are in order: the first is the most specific
     code_B = np.where(sure_enough_BC.any(axis=1), sure_enough_BC.argmax(axis=1), -1)
     return _write_out(candidates, best_B, code_B, sure_BC, empty_B)

@@ -14,7 +14,8 @@ The rule, for a threshold t:
    probability reaches t and that says something (`says_something`).
 3. Otherwise the cell is "unknown".
 
-A cell unlike every reference cell can have no label of the reference, so 1 is left out, and 2 is
+A cell unlike every reference cell, or unlike the text of every label, can have no label of the
+reference, so 1 is left out, and 2 is
 narrowed to proper ancestors of the leaf that more labels than those of the leaf share and not
 every label: a term that all labels share has probability 1 whatever the cell is.
 """
@@ -252,6 +253,7 @@ def decide(
     *,
     threshold: float = 0.5,
     novelty_threshold: float = -1.0,
+    novel_B: NDArray[np.bool_] | None = None,
     empty_B: NDArray[np.bool_] | None = None,
     weight_near: float = 0.0,
     support_BT: NDArray[np.floating[Any]] | None = None,
@@ -272,6 +274,8 @@ def decide(
         The probability that an answer needs.
     novelty_threshold
         Cells whose cosine is below it are unlike every reference cell.
+    novel_B
+        Cells that are known to be of no label of the reference, beside those.
     empty_B
         Cells without a count: no answer.
     weight_near
@@ -296,19 +300,21 @@ def decide(
         message = f"threshold is {threshold}, expected a probability between 0 and 1"
         raise ArgumentError(message)
     empty_B = np.zeros(n_cells, bool) if empty_B is None else np.asarray(empty_B, bool)
+    novel_B = np.zeros(n_cells, bool) if novel_B is None else np.asarray(novel_B, bool)
     support_BT = posterior_BT if support_BT is None else support_BT
-    found = (np.shape(posterior_BT), len(label_ids), len(novelty_B), len(empty_B))
-    fits = found == ((n_cells, n_labels), n_labels, n_cells, n_cells)
+    sizes = (len(novelty_B), len(novel_B), len(empty_B))
+    found = (np.shape(posterior_BT), len(label_ids), *sizes)
+    fits = found == ((n_cells, n_labels), n_labels, n_cells, n_cells, n_cells)
     if not fits or not n_labels or np.shape(support_BT) != (n_cells, n_labels):
         message = (
-            f"posterior, label ids, novelty and empty have the sizes {found}; expected those of "
-            f"{n_cells} cells and {n_labels} labels"
+            f"posterior, label ids, novelty, novel and empty have the sizes {found}; expected "
+            f"those of {n_cells} cells and {n_labels} labels"
         )
         raise ArgumentError(message)
     below_TA, term_ids = _labels_below(label_ids, ontology)
     plan = _make_plan(below_TA, term_ids, label_ids, ontology, weight_near)
     nearest_B = np.asarray(novelty_B, float)
-    novel_B = nearest_B < novelty_threshold
+    novel_B = novel_B | (nearest_B < novelty_threshold)
     blocks = [
         _decide_block(
             np.asarray(posterior_BT[i : i + BLOCK], float),

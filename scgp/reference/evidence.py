@@ -27,7 +27,13 @@ STREAMS = ("neighbour", "text", "head", "gene")
 # No stream may rule a label out alone: neighbours give an exact 0 to every label not among them.
 FLOOR = 1e-4
 # Fields of `Fusion` that earlier versions did not have, with what they did.
-ADDED = {"weight_gene": 0.0, "pooled": False, "set_mass": (), "set_cells": 0}
+ADDED = {
+    "weight_gene": 0.0,
+    "pooled": False,
+    "set_mass": (),
+    "set_cells": 0,
+    "novelty_text": -1.0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,8 @@ class Fusion:
     label is chosen. The confidence in a label is ``sigmoid(slope * logit(p) + slope_nearest * c +
     offset)`` for its probability p and the cosine c to the nearest reference cell; p is that of
     `pool`, or that of `fuse` where ``pooled`` is False (as in 0.1.0). A label needs a confidence of
-    ``threshold``; a cell whose c is below ``novelty_threshold`` is unlike all. ``set_mass`` is what
+    ``threshold``; a cell whose c is below ``novelty_threshold``, or whose cosine to the nearest
+    text of a label (`nearest_text`) is below ``novelty_text``, is unlike all. ``set_mass`` is what
     label sets of each coverage need (`conformal.fit_set_mass`; empty: not fitted), fitted to
     ``set_cells`` cells.
     """
@@ -53,6 +60,7 @@ class Fusion:
     weight_gene: float = 0.4
     threshold: float = 0.5
     novelty_threshold: float = -1.0
+    novelty_text: float = -1.0
     weight_near: float = 0.0
     slope: float = 1.0
     slope_nearest: float = 0.0
@@ -183,6 +191,20 @@ def text_evidence(
     if not has_text_T.any():
         return np.full(logit_BT.shape, np.nan)
     return _softmax(np.where(has_text_T, logit_BT, np.nan))
+
+
+def nearest_text(
+    type_BD: NDArray[np.floating[Any]], text_TD: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Return the cosine of each cell's type slot to the nearest text of a label.
+
+    1 for every cell where a label has no text: what is far from the texts may be such a label.
+    """
+    if not len(text_TD) or not np.any(text_TD != 0, axis=1).all():
+        return np.ones(len(type_BD))
+    cosine_BT = type_BD @ text_TD.T
+    nearest_B: NDArray[np.float64] = cosine_BT.max(axis=1).astype(np.float64)
+    return nearest_B
 
 
 def head_evidence(

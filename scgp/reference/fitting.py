@@ -26,6 +26,9 @@ LEAST_GAIN = 1e-4
 SOFTENED = 0.01
 #: Cells less like the reference than this share of the held-out cells of known types are novel.
 NOVEL_SHARE = 0.01
+#: And those less like the text of every label than this share of them, studies counting the same.
+#: The text tells removed types better than the distance does (docs/log.md), so it may cost more.
+NOVEL_TEXT_SHARE = 0.03
 #: What cells of types that the reference lacks weigh when the confidence is fitted.
 NOVEL_WEIGHT = 0.25
 #: Strength of the prior that slopes and offset of the confidence are 0.
@@ -44,6 +47,8 @@ class HeldOut:
         Cosine to the nearest reference cell.
     class_B
         True class.
+    nearest_text_B
+        Cosine to the nearest text of a label (`evidence.nearest_text`).
     known_B
         Whether the reference had the true class, or one below it.
     study_B
@@ -55,6 +60,7 @@ class HeldOut:
 
     streams: Mapping[str, np.ndarray]
     nearest_B: np.ndarray
+    nearest_text_B: np.ndarray
     class_B: np.ndarray
     known_B: np.ndarray
     study_B: np.ndarray
@@ -64,14 +70,16 @@ class HeldOut:
     def join(cls, parts: Sequence["HeldOut"]) -> "HeldOut":
         """Put the cells of several folds together."""
         streams = {name: np.concatenate([p.streams[name] for p in parts]) for name in STREAMS}
-        names = ("nearest_B", "class_B", "known_B", "study_B", "novel_B")
-        return cls(streams, *(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+        return cls(streams, *(np.concatenate([getattr(p, n) for p in parts]) for n in _PER_CELL))
 
     def take(self, rows: np.ndarray) -> "HeldOut":
         """Return some of the cells."""
         streams = {name: stream[rows] for name, stream in self.streams.items()}
-        names = ("nearest_B", "class_B", "known_B", "study_B", "novel_B")
-        return HeldOut(streams, *(getattr(self, name)[rows] for name in names))
+        return HeldOut(streams, *(getattr(self, name)[rows] for name in _PER_CELL))
+
+
+#: The fields of `HeldOut` with one value for each cell, in their order.
+_PER_CELL = tuple(f.name for f in dataclasses.fields(HeldOut) if f.name != "streams")
 
 
 def fit_answers(
@@ -101,16 +109,41 @@ def fit_answers(
 
     Returns
     -------
-    The fusion with fitted weights, nearness, confidence and novelty threshold.
+    The fusion with fitted weights, nearness, confidence and novelty thresholds.
     """
     scorer = Scorer(label_ids, ontology)
     seen = cells.take(np.flatnonzero(~cells.novel_B))
     best = _climb(_Search(seen, scorer), start or Fusion())
-    known = seen.nearest_B[seen.known_B]
-    novelty = float(np.quantile(known, NOVEL_SHARE)) if len(known) else -1.0
-    best = dataclasses.replace(best, novelty_threshold=novelty)
+    best = _set_novelty(best, seen.take(np.flatnonzero(seen.known_B)))
     best = _scale_confidence(best, cells, scorer)
     return _fit_sets(best, seen, scorer)
+
+
+def _set_novelty(fusion: Fusion, known: HeldOut) -> Fusion:
+    """Set what a cell must reach so that it is like the reference; known: cells of its types."""
+    if not len(known.class_B):
+        return dataclasses.replace(fusion, novelty_threshold=-1.0, novelty_text=-1.0)
+    weight_B = _study_weights(known.study_B, known.novel_B)
+    text = quantile(known.nearest_text_B, NOVEL_TEXT_SHARE, weight_B)
+    return dataclasses.replace(
+        fusion,
+        novelty_threshold=float(np.quantile(known.nearest_B, NOVEL_SHARE)),
+        novelty_text=text if text < 1 else -1.0,  # 1: a label has no text
+    )
+
+
+def quantile(value_B: np.ndarray, share: float, weight_B: np.ndarray) -> float:
+    """Return the smallest value that this share of the weight does not exceed.
+
+    Examples
+    --------
+    >>> quantile(np.array([0.3, 0.1, 0.2]), 0.5, np.array([0.1, 0.1, 0.8]))
+    0.2
+    """
+    order = np.argsort(value_B, kind="stable")
+    reached = np.cumsum(weight_B[order]) / weight_B.sum()
+    place = min(int(np.searchsorted(reached, share)), len(order) - 1)
+    return float(value_B[order[place]])
 
 
 class _Search:
