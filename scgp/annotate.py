@@ -18,7 +18,7 @@ from scgp.cells.counts import choose_counts
 from scgp.cells.tokens import TokenBatch
 from scgp.embed import CellVectors, embed_adata, resolve_model, warn_empty
 from scgp.errors import ArgumentError
-from scgp.labels import read_candidates
+from scgp.labels import check_labels, read_candidates
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.text import TextEncoder
 from scgp.reference.answer import answer
@@ -64,8 +64,9 @@ def annotate(
     labels
         The labels that may be answered; None for all of the reference. Each is an id, a label or
         an exact synonym of the Cell Ontology (which stands for all labels of the reference that lie
-        below it), the name of a label of the reference, or free text. With a single one, the answer
-        is that or "unknown".
+        below it), a short name that authors use for one ("CD4+ T cells"; a warning tells how it was
+        read), the name of a label of the reference, or free text. With a single one, the answer is
+        that or "unknown".
     model
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
     encoder
@@ -153,13 +154,18 @@ def annotate(
     ['B cell', 'T cell', 'monocyte', 'natural killer cell', 'unknown']
     """
     check_target(adata, key_added=key_added, copy=copy)
-    wanted = _wanted(labels, encoder)
+    wanted = _wanted(labels, encoder, coverage)
     model = resolve_model(model)
-    choose_counts(adata, layer=layer, use_raw=use_raw)  # fails before a reference is embedded
+    # what can fail without an index fails before a reference is embedded
+    choose_counts(adata, layer=layer, use_raw=use_raw)
+    if wanted and isinstance(reference, ad.AnnData) and label_key in reference.obs:
+        names = reference.obs[label_key].dropna().map(str).unique()
+        encoder = check_labels(wanted, model, names, encoder)
     index = resolve_index(
         reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress
     )
-    set_mass = _set_mass(coverage, index, wanted)
+    fitted = index.calibration
+    set_mass = None if coverage is None else mass_for(coverage, fitted.set_mass, fitted.set_cells)
     candidates: Candidates | None = None
     asked: dict[str, object] = {} if coverage is None else {"coverage": coverage}
     if wanted:
@@ -209,19 +215,14 @@ def label_cells(
     return _joined(list(parts), sets=set_mass is not None), vectors, facts
 
 
-def _set_mass(coverage: float | None, index: ReferenceIndex, wanted: Sequence[str]) -> float | None:
-    """Return the mass that label sets of a coverage have; None where none are asked for."""
-    if coverage is None:
-        return None
-    if wanted:
-        msg = "coverage= and labels= do not go together: sets are calibrated for all labels"
-        raise ArgumentError(msg)
-    return mass_for(coverage, index.calibration.set_mass, index.calibration.set_cells)
-
-
-def _wanted(labels: str | Sequence[str] | None, encoder: TextEncoder | None) -> list[str]:
+def _wanted(
+    labels: str | Sequence[str] | None, encoder: TextEncoder | None, coverage: float | None
+) -> list[str]:
     """Return the labels asked for; none for all of the reference."""
     if labels is not None:
+        if coverage is not None:
+            msg = "coverage= and labels= do not go together: sets are calibrated for all labels"
+            raise ArgumentError(msg)
         return listed(labels, "labels")
     if encoder is not None:
         msg = "encoder= reads the free texts among labels=; name labels, or leave it out"

@@ -1,7 +1,8 @@
-"""The demonstration behind ``make demo``: 700 real blood cells that ship with scanpy.
+"""700 real blood cells that ship with scanpy: to try the verbs on, and behind ``make demo``.
 
-Owns the recovery of their counts, the map of their labels to Cell Ontology ids and the printed
-report. Must not be imported by anything but the command line.
+Owns the recovery of their counts (`counts`, for users), the map of their labels to Cell Ontology
+ids, and all that ``make demo`` prints, writes and draws. In the package only the command line may
+import it.
 
 Shape suffixes: N cells, G genes.
 """

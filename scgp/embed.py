@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 import torch
-from tqdm.auto import tqdm
 
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import match_genes
@@ -188,7 +188,7 @@ def embed_rows(
     n_seen = 0
     with (
         _on_device(model.network, device),
-        tqdm(total=n_cells, disable=not progress, desc="embed", unit="cell") as bar,
+        _bar(n_cells) if progress else contextlib.nullcontext() as bar,
     ):
         for block in blocks:
             for start in range(0, block.shape[0], CHUNK):
@@ -197,12 +197,20 @@ def embed_rows(
                 if watch is not None:
                     watch(n_seen, tokens, measured_G)
                 n_seen += tokens.n_cells
-                bar.update(tokens.n_cells)
+                if bar is not None:
+                    bar.update(tokens.n_cells)
     if not parts:
         nothing = np.zeros((0, model.config.embed_dim), np.float32)
         return CellVectors(nothing, nothing.copy(), np.zeros(0, np.float32))
     joined = (np.concatenate([getattr(p, f) for p in parts]) for f in CellVectors.__annotations__)
     return CellVectors(*joined)
+
+
+def _bar(n_cells: int | None) -> Any:
+    """Draw a progress bar. Imported here: in a notebook without ipywidgets its import warns."""
+    from tqdm.auto import tqdm
+
+    return tqdm(total=n_cells, desc="embed", unit="cell")
 
 
 @contextlib.contextmanager

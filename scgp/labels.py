@@ -7,7 +7,7 @@ are named twice or have no reference cells. Must not know how a candidate is cho
 Shape suffixes: C candidates, E width of the joint space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from scgp.phenotypes.text import TextEncoder
 from scgp.reference.candidates import Candidates, make_candidates
 from scgp.reference.decision import UNKNOWN
 from scgp.reference.index import ReferenceIndex
-from scgp.texts import read_terms, text_vectors
+from scgp.texts import encoder_for, read_terms, text_vectors, warn_readings
 
 
 def read_candidates(
@@ -27,7 +27,7 @@ def read_candidates(
     """Read what `scgp.texts.listed` gave.
 
     The name of a label of the reference is that label, and its term if it has one; then comes what
-    the ontology knows; the rest is free text.
+    the ontology knows, or authors so name; the rest is free text.
 
     Returns
     -------
@@ -43,9 +43,11 @@ def read_candidates(
     Warns
     -----
     ScgpWarning
-        Two entries are one label; labels without reference cells.
+        Two entries are one label; labels without reference cells; labels that are no name of the
+        ontology and were read as a term, or as free text though near the name of one.
     """
-    read = _read(labels, model, index)
+    term_of = dict(zip(index.labels, index.label_ids, strict=True))
+    read = _read(labels, model, term_of)
     _warn_repeated(labels, read)
     pairs = list(dict.fromkeys(read))
     names, ids = [name for name, _ in pairs], [term for _, term in pairs]
@@ -53,6 +55,7 @@ def read_candidates(
         names, ids, _text_vectors(names, ids, model, index, encoder),
         labels=index.labels, label_ids=index.label_ids, ontology=Ontology("CL"),
     )  # fmt: skip
+    _warn_readings(labels, read, term_of, model)
     covered = candidates.in_reference_C.tolist()
     order = zip(candidates.names, candidates.ids, covered, strict=True)
     is_covered = {(name, term): there for name, term, there in order}
@@ -72,11 +75,42 @@ def read_candidates(
     return candidates, facts
 
 
-def _read(labels: Sequence[str], model: Model, index: ReferenceIndex) -> list[tuple[str, str]]:
-    """Return the name and the term of each entry, "" for a term that it has not."""
-    term_of = dict(zip(index.labels, index.label_ids, strict=True))
+def check_labels(
+    labels: Sequence[str],
+    model: Model,
+    reference_labels: Iterable[str],
+    encoder: TextEncoder | None = None,
+) -> TextEncoder | None:
+    """Find what cannot be read before a reference is embedded, which takes far longer.
+
+    Returns
+    -------
+    The encoder given, or the one that was made for free text.
+
+    Raises
+    ------
+    ArgumentError
+        As `read_candidates` has it for texts that cannot be read.
+    """
+    term_of = {name: Ontology("CL").read(name) for name in reference_labels}
+    read = _read(labels, model, term_of)
+    return encoder_for(
+        [name for name, term in read if _is_free(name, term, term_of)], model, encoder
+    )
+
+
+def _is_free(name: str, term: str, term_of: Mapping[str, str]) -> bool:
+    """Whether a label is free text: no term, and none of the reference's own labels."""
+    return not term and term_of.get(name) != ""
+
+
+def _read(labels: Sequence[str], model: Model, term_of: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the name and the term of each entry, "" for a term that it has not.
+
+    ``term_of`` has the labels of the reference and their terms.
+    """
     ontology = Ontology("CL")
-    covering = frozenset(ontology.closure(index.label_ids))
+    covering = frozenset(ontology.closure(term_of.values()))
     read = []
     for given in labels:
         text = given if given in term_of else " ".join(given.split())
@@ -94,6 +128,18 @@ def _read(labels: Sequence[str], model: Model, index: ReferenceIndex) -> list[tu
     return read
 
 
+def _warn_readings(
+    labels: Sequence[str],
+    read: Sequence[tuple[str, str]],
+    term_of: Mapping[str, str],
+    model: Model,
+) -> None:
+    """Tell how labels were read that are not those of the reference."""
+    terms = {" ".join(given.split()): term for given, (_, term) in zip(labels, read, strict=True)}
+    others = [text for text in terms if text not in term_of]
+    warn_readings(others, [terms[text] for text in others], model)
+
+
 def _text_vectors(
     names: Sequence[str],
     ids: Sequence[str],
@@ -102,8 +148,8 @@ def _text_vectors(
     encoder: TextEncoder | None,
 ) -> np.ndarray:
     """Return the projected vectors, C x E; zero for a label of the reference without a term."""
-    own = {name for name, term in zip(index.labels, index.label_ids, strict=True) if not term}
-    rows = [c for c, name in enumerate(names) if ids[c] or name not in own]
+    term_of = dict(zip(index.labels, index.label_ids, strict=True))
+    rows = [c for c, name in enumerate(names) if ids[c] or _is_free(name, ids[c], term_of)]
     text_CE = np.zeros((len(names), index.width), np.float32)
     vectors = text_vectors([names[c] for c in rows], [ids[c] for c in rows], model, encoder)
     text_CE[rows] = model.project_vectors(vectors)

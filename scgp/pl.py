@@ -165,7 +165,7 @@ def confusion(
     key_added
         Prefix that was given to :func:`scgp.annotate`; its cell types are the columns.
     max_labels
-        Rows, and columns, drawn one by one; the others are drawn together.
+        Rows, and columns, drawn one by one; the others are drawn together, in the last.
     ax
         Axes to draw on; by default those of a new figure.
 
@@ -180,19 +180,13 @@ def confusion(
     ArgumentError
         There is no cell to draw.
     """
-    known_N, _ = pool(as_labels(_column(adata, label_key)), max_labels)
-    given_N, _ = pool(as_labels(_column(adata, f"{key_added}_cell_type")), max_labels)
-    if not len(known_N):
+    known = as_labels(_column(adata, label_key))
+    given = as_labels(_column(adata, f"{key_added}_cell_type"))
+    if not len(known):
         message = "there is no cell to draw: adata has 0 cells"
         raise ArgumentError(message)
-    table = pd.crosstab(known_N, given_N)
+    table = _crosstab(known, given, max_labels)
     share = table.div(table.sum(axis=1), axis=0)
-    first_row = share.to_numpy().argmax(axis=0)
-    order = sorted(
-        range(share.shape[1]),
-        key=lambda j: (share.columns[j] in UNDECIDED, first_row[j], -share.iloc[first_row[j], j]),
-    )
-    share = share.iloc[:, order]
     if ax is None:
         size = (4.5 + 0.42 * share.shape[1], 3.5 + 0.34 * share.shape[0])
         ax = plt.subplots(figsize=size, layout="constrained")[1]
@@ -206,6 +200,24 @@ def confusion(
     ax.tick_params(axis="x", rotation=60)
     ax.set(xlabel=f"{key_added}_cell_type", ylabel=f"{label_key} (cells)")
     return ax
+
+
+def _crosstab(
+    known_N: NDArray[np.object_], given_N: NDArray[np.object_], max_labels: int
+) -> pd.DataFrame:
+    """Count cells by known and given label; in both, what is drawn together comes last."""
+    known_N, rows = pool(known_N, max_labels)
+    given_N, columns = pool(given_N, max_labels)
+    table = pd.crosstab(known_N, given_N).loc[[*sorted(rows[:max_labels]), *rows[max_labels:]]]
+    share = table.div(table.sum(axis=1), axis=0)
+
+    def place(name: str) -> tuple[bool, bool, int, float]:
+        row = int(share[name].to_numpy().argmax())
+        pooled = name in columns[max_labels:]
+        return pooled, name in UNDECIDED, row, -float(share[name].iloc[row])
+
+    order = sorted(map(str, table.columns), key=place)
+    return table[order]
 
 
 def _column(adata: ad.AnnData, name: str) -> pd.Series[Any]:

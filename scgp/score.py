@@ -15,7 +15,7 @@ from scgp.embed import embed_adata, resolve_model, warn_empty
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.text import TextEncoder
 from scgp.slots import check_target, write_slots
-from scgp.texts import listed, read_terms, text_vectors
+from scgp.texts import listed, read_terms, text_vectors, warn_readings
 
 
 def score_text(
@@ -39,9 +39,10 @@ def score_text(
     adata
         Cells x genes with raw counts; in memory or backed. Genes by HGNC symbol or Ensembl id.
     texts
-        One text, or a list of them. A text that is an id, a label or an exact synonym of the Cell
-        Ontology ("CL:0000623", "natural killer cell", "NK cell") is read as that term, whose vector
-        the model stores. Any other is free text. A text given twice has two equal columns.
+        One text, or a list of them. A text that is an id, a label or a synonym of the Cell Ontology
+        ("CL:0000623", "natural killer cell", "NK cell"), or the way in which authors write one ("NK
+        cells", "CD4+ T cell"), is read as that term, whose vector the model stores. Any other is
+        free text. A text given twice has two equal columns.
     model
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
     encoder
@@ -87,7 +88,8 @@ def score_text(
     Warns
     -----
     ScgpWarning
-        Few genes in common, duplicated genes (summed), empty cells.
+        Few genes in common, duplicated genes (summed), empty cells. Texts that are no name of the
+        ontology and were read as a term, and free text that is near the name of one.
 
     Examples
     --------
@@ -109,6 +111,7 @@ def score_text(
     term_ids = read_terms(given, model)
     # before the cells are embedded, which takes longer than to find that an encoder is missing
     text_TE = model.project_vectors(text_vectors(given, term_ids, model, encoder))
+    warn_readings(given, term_ids, model)
     vectors, facts = embed_adata(
         adata, model, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
         progress=progress,

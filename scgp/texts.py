@@ -1,8 +1,9 @@
 """Words that a user wrote become vectors: those of ontology terms, or of free text.
 
 Owns how a text is read: an ontology term by the vector that the model stores, anything else by the
-text encoder; and every message about texts that cannot be read. Must not know what is done with the
-vectors: `score` compares cells with them, `labels` lets them compete.
+text encoder; and every message about texts that cannot be read, or may be read otherwise than they
+were meant. Must not know what is done with the vectors: `score` compares cells with them, `labels`
+lets them compete.
 
 Shape suffixes: T texts, W width of the text encoder.
 """
@@ -13,7 +14,7 @@ from collections.abc import Container, Sequence
 import numpy as np
 import pandas as pd
 
-from scgp.errors import ArgumentError
+from scgp.errors import ArgumentError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.text import MINILM_NAME, TextEncoder
@@ -53,6 +54,8 @@ def listed(texts: str | Sequence[str], argument: str = "texts") -> list[str]:
 def read_terms(texts: Sequence[str], model: Model, also: Container[str] = ()) -> list[str]:
     """Return the id of each text that names a term with a stored vector; "" for free text.
 
+    A name is read as `Ontology.read` reads it, and nothing is said: `warn_readings` does.
+
     Parameters
     ----------
     also
@@ -63,7 +66,7 @@ def read_terms(texts: Sequence[str], model: Model, also: Container[str] = ()) ->
     ArgumentError
         A text reads as an id, and is that of no such term.
     """
-    found = Ontology("CL").resolve(text.strip() for text in texts)
+    found = map(Ontology("CL").read, (text.strip() for text in texts))
     term_ids = [term if term in model.phenotypes or term in also else "" for term in found]
     for text, term in zip(texts, term_ids, strict=True):
         if not term and _READS_AS_ID.fullmatch(text.strip()):
@@ -74,6 +77,30 @@ def read_terms(texts: Sequence[str], model: Model, also: Container[str] = ()) ->
             )
             raise ArgumentError(msg)
     return term_ids
+
+
+def warn_readings(texts: Sequence[str], term_ids: Sequence[str], model: Model) -> None:
+    """Say which texts were read as terms that they are no names of, and which free ones are near.
+
+    Warns
+    -----
+    ScgpWarning
+        One warning for each of the two.
+    """
+    read = {text.strip(): term for text, term in zip(texts, term_ids, strict=True)}
+    Ontology("CL").warn_read(read)
+    near = {text: meant for text in read if not read[text] and (meant := _meant(text, model))}
+    if near:
+        listed = "; ".join(f"{text!r}, did you mean {meant}?" for text, meant in near.items())
+        warn_user(f"read as free text, and near the name of a term: {listed}")
+
+
+def _meant(text: str, model: Model) -> str:
+    """Name the terms of the model with names near a text that is no name; "" for none."""
+    ontology = Ontology("CL")
+    near = [] if ontology.read(text) else ontology.near(text)
+    known = [term for term in near if term in model.phenotypes]
+    return " or ".join(f"{ontology.label(term)!r} ({term})" for term in known)
 
 
 def text_vectors(
@@ -89,16 +116,30 @@ def text_vectors(
     ArgumentError
         The encoder is another than the model's, or there is none for a free text.
     """
-    if encoder is not None:
-        _check_encoder(encoder, model)
     vector_TW = model.phenotypes.vectors(term_ids)
     rows = [t for t, term in enumerate(term_ids) if not term]
     free = list(dict.fromkeys(texts[t] for t in rows))  # each once, that equals stay equal
-    if free:
-        encoder = encoder or _own_encoder(model, free)
+    encoder = encoder_for(free, model, encoder)
+    if encoder is not None and free:
         vector_of = dict(zip(free, encoder.encode(free), strict=True))
         vector_TW[rows] = [vector_of[texts[t]] for t in rows]
     return vector_TW
+
+
+def encoder_for(
+    free: Sequence[str], model: Model, encoder: TextEncoder | None
+) -> TextEncoder | None:
+    """Return the encoder given, or the model's own where a text is free, or None.
+
+    Raises
+    ------
+    ArgumentError
+        The encoder is another than the model's, or there is none for a free text.
+    """
+    if encoder is not None:
+        _check_encoder(encoder, model)
+        return encoder
+    return _own_encoder(model, free) if free else None
 
 
 def _check_encoder(encoder: TextEncoder, model: Model) -> None:
@@ -123,9 +164,13 @@ def _own_encoder(model: Model, free: Sequence[str]) -> TextEncoder:
     """Return the encoder that the model was trained with; `free` are the texts that need it."""
     more = f" and {len(free) - _NAMED} more" if len(free) > _NAMED else ""
     need = (
-        f"{', '.join(map(repr, free[:_NAMED]))}{more}: no id, label or exact synonym of a Cell "
-        "Ontology term that the model stores, so a text encoder must read it"
+        f"{', '.join(map(repr, free[:_NAMED]))}{more}: no id, label or synonym of a Cell Ontology "
+        "term that the model stores, so a text encoder must read it"
     )
+    near = {text: meant for text in free[:_NAMED] if (meant := _meant(text, model))}
+    if near:
+        listed = ", ".join(f"by {text!r} {meant}" for text, meant in near.items())
+        need = f"{need} (or did you mean {listed}?)"
     if model.phenotypes.encoder != MINILM_NAME:
         msg = (
             f"{need}; the model was trained with {model.phenotypes.encoder}, which scgp does not "

@@ -17,10 +17,19 @@ import numpy as np
 import scipy.sparse as sp
 from cellxgene_ontology_guide.supported_versions import CXGSchema
 
-from scgp.errors import ArgumentError, LabelError
+from scgp.errors import ArgumentError, LabelError, warn_user
+from scgp.phenotypes.names import (
+    WRITTEN,
+    long_name,
+    nearest,
+    only_owners,
+    short_name,
+    spelling,
+    told,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -73,6 +82,22 @@ def _read_tables(prefix: str) -> _Tables:
     synonyms = {name: next(iter(ids)) for name, ids in owners.items() if len(ids) == 1}
     version = str(schema.supported_ontologies[prefix]["version"])
     return _Tables(terms, version, labels, synonyms, obsolete)
+
+
+@functools.cache
+def _spellings() -> dict[str, str]:
+    """Return the one cell type of each spelling of a name; that of a label is no synonym's."""
+    tables = _read_tables("CL")
+    of_mice = {i for i, term in tables.terms.items() if term["label"].endswith(("mouse", "(Mmus)"))}
+    found: dict[str, str] = {}
+    for human in (True, False):  # what is "..., human" yields: it is spelled without that word
+        for names in (tables.id_of_synonym, tables.id_of_label):
+            found |= only_owners(
+                (name, term)
+                for name, term in names.items()
+                if name.endswith(", human") == human and term not in of_mice
+            )
+    return {name: term for name, term in found.items() if term}
 
 
 @functools.cache
@@ -194,11 +219,51 @@ class Ontology:
                 return names[name]
         return ""
 
+    def read(self, label: str) -> str:
+        """Return what `id_of` finds, or the cell type that authors so name, or ``""``.
+
+        "CD4+ T cells", "NK", "Tregs": `scgp.phenotypes.names` has the rules, and what they do not
+        bring to one term is not read.
+        """
+        exact = self.id_of(label)
+        if exact or self.prefix != "CL":
+            return exact
+        spelled = spelling(label)
+        return short_name(spelled) or long_name(spelled, _spellings())
+
+    def near(self, label: str, n: int = 3) -> list[str]:
+        """Return up to ``n`` cell types with a name near a label that `read` does not know."""
+        names = _spellings() | WRITTEN
+        return list(dict.fromkeys(names[name] for name in nearest(spelling(label), names, n=n)))
+
     def resolve(self, labels: Iterable[object]) -> list[str]:
-        """Return the id of each label, ``""`` where it names no term (or is no string)."""
+        """Return the id of each label, ``""`` where it names no term (or is no string).
+
+        As `read` reads them; a :class:`ScgpWarning` tells which are no names of the ontology.
+        """
         given = [label if isinstance(label, str) else "" for label in labels]
-        known = {label: self.id_of(label) for label in set(given)}
+        known = {label: self.read(label) for label in dict.fromkeys(given)}
+        self.warn_read(known)
         return [known[label] for label in given]
+
+    def warn_read(self, known: Mapping[str, str]) -> None:
+        """Tell which labels, of a dict of labels and their ids, are no names of their terms.
+
+        And which are, while authors use them for a term on another branch.
+        """
+        if self.prefix != "CL":  # only names of cell types are read otherwise than exactly
+            return
+        named = {i: f"{self.label(i)} ({i})" for i in {*known.values(), *WRITTEN.values()} if i}
+        read, disputed = [], []
+        for label, term in known.items():
+            if term and not self.id_of(label):
+                read.append((label, named[term]))
+            elif term and label != term:
+                other = short_name(spelling(label)) or term
+                if term not in self.ancestors(other) and other not in self.ancestors(term):
+                    disputed.append((label, named[term], named[other]))
+        if read or disputed:
+            warn_user(told(read, disputed))
 
     def ancestors(self, term_id: str) -> frozenset[str]:
         """Return the ancestors of a live term, itself included."""

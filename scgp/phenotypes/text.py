@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from scgp.errors import ArgumentError, CheckpointError, DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -159,7 +158,7 @@ class TextEncoder:
         vector_SH = np.zeros((len(texts), self.width), np.float32)
         longest_first = np.argsort(-length_S, kind="stable")
         starts = range(0, len(texts), batch_size)
-        for start in tqdm(starts, disable=not progress, desc="texts", unit="batch"):
+        for start in _with_bar(starts) if progress else starts:
             rows = longest_first[start : start + batch_size]
             vector_SH[rows] = self._encode_batch([texts[row] for row in rows])
         if not np.isfinite(vector_SH).all():
@@ -178,6 +177,14 @@ class TextEncoder:
         unit_SH = torch.nn.functional.normalize(mean_SH, dim=1)
         vector_SH: NDArray[np.float32] = unit_SH.cpu().numpy()
         return vector_SH
+
+
+def _with_bar(starts: range) -> Iterable[int]:
+    """Draw a progress bar. Imported here: in a notebook without ipywidgets its import warns."""
+    from tqdm.auto import tqdm
+
+    bar: Iterable[int] = tqdm(starts, desc="texts", unit="batch")
+    return bar
 
 
 def _folder_limit(folder: Path) -> int:
