@@ -15,11 +15,12 @@ import numpy as np
 
 from benchmarks.bootstrap import SCORES, differences
 from benchmarks.folds import SHIFT_GROUPS, group_of
+from benchmarks.pairs import REACHABLE_ONLY, reachable_cells
 from benchmarks.scores import Answer, mean_over, reachable, score, spread_over
 from benchmarks.store import cells_of, read_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -48,41 +49,55 @@ DOUBT = {
     "ece_chance": ("ECE by chance", 3),
 }
 SHIFT = " (shift)"
+NEW_ONLY = "new studies only"
 OURS = "scgp"
 
 
 def collect(folder: Path, ancestors: Ancestors) -> tuple[Scores, list[dict[str, Any]]]:
     """Score every run of a folder; also return what each run says of itself.
 
-    A study whose files lie in one fold is one unit, whatever the number of its files.
+    A study whose files lie in one fold is one unit, whatever the number of its files. Pairs are
+    scored twice: on all cells, and on those whose term their reference can name.
     """
     scores: Scores = defaultdict(dict)
     facts = []
     for run in read_runs(folder):
         facts.append({name: value for name, value in run.items() if name not in {"files", "truth"}})
-        table = cells_of(run)
-        for (row, name), part in table.groupby(["row", _unit(run["setting"])], sort=True):
-            shift = run["setting"] == "eval" and _is_shift(part)
-            answer = Answer(
-                part["label"].to_numpy(dtype=object), part["confidence"].to_numpy(np.float32)
-            )
-            true_N = part["true"].to_numpy(dtype=object)
-            found = score(true_N, answer, ancestors)
-            found["reachable"] = reachable(true_N, run["trained"], ancestors)
-            key = (run["setting"], str(row), int(run["seed"]))
-            scores[key][f"{name}{SHIFT}" if shift else str(name)] = found
+        for section, table in _tables(run, ancestors):
+            for (row, name), part in table.groupby(["row", _unit(run)], sort=True):
+                shift = run["setting"] == "eval" and _is_shift(part)
+                answer = Answer(
+                    part["label"].to_numpy(dtype=object), part["confidence"].to_numpy(np.float32)
+                )
+                true_N = part["true"].to_numpy(dtype=object)
+                found = score(true_N, answer, ancestors)
+                found["reachable"] = reachable(true_N, run["trained"], ancestors)
+                key = (section, str(row), int(run["seed"]))
+                scores[key][f"{name}{SHIFT}" if shift else str(name)] = found
     return dict(scores), facts
 
 
-def labels_by_unit(folder: Path, setting: str, *, new_only: bool) -> Units:
-    """Return what is true and what every row of the table said, for each unit of a setting."""
+def _tables(run: Mapping[str, Any], ancestors: Ancestors) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the sections that a run belongs to, with its cells in each."""
+    table = cells_of(run).assign(unit=run.get("unit", ""))
+    yield run["setting"], table
+    if "unit" in run:
+        true_N = table["true"].to_numpy(dtype=object)
+        kept_N = reachable_cells(true_N, run["trained"], ancestors)
+        yield f"{run['setting']}, {REACHABLE_ONLY}", table[kept_N]
+
+
+def labels_by_unit(folder: Path, section: str, ancestors: Ancestors) -> Units:
+    """Return what is true and what every row of the table said, for each unit of a section."""
     units: Units = {}
+    setting, _, rest = section.partition(", ")
+    wanted = section if rest == REACHABLE_ONLY else setting
     for run in read_runs(folder):
         if run["setting"] != setting:
             continue
-        table = cells_of(run)
-        for (row, name), part in table.groupby(["row", _unit(setting)], sort=True):
-            if new_only and _is_shift(part):
+        table = dict(_tables(run, ancestors))[wanted]
+        for (row, name), part in table.groupby(["row", _unit(run)], sort=True):
+            if rest == NEW_ONLY and _is_shift(part):
                 continue
             true_N = part["true"].to_numpy(dtype=object)
             _, labels = units.setdefault(str(name), (true_N, {}))
@@ -90,8 +105,11 @@ def labels_by_unit(folder: Path, setting: str, *, new_only: bool) -> Units:
     return units
 
 
-def _unit(setting: str) -> str:
-    return "file" if setting == "eval" else "study"
+def _unit(run: Mapping[str, Any]) -> str:
+    """Return the column whose values are the units of a run."""
+    if "unit" in run:
+        return "unit"
+    return "file" if run["setting"] == "eval" else "study"
 
 
 def _is_shift(part: pd.DataFrame) -> bool:
@@ -102,14 +120,14 @@ def _is_shift(part: pd.DataFrame) -> bool:
 
 
 def sections(scores: Scores) -> dict[str, Scores]:
-    """Return the tables: every setting, and for eval the new studies by themselves."""
+    """Return the tables: every section, and for eval the new studies by themselves."""
     named: dict[str, Scores] = {}
     for setting in sorted({key[0] for key in scores}):
         rows = {key: units for key, units in scores.items() if key[0] == setting}
         named[setting] = rows
         new = {k: {u: s for u, s in units.items() if SHIFT not in u} for k, units in rows.items()}
         if any(len(new[key]) < len(rows[key]) for key in rows) and all(new.values()):
-            named[f"{setting}, new studies only"] = new
+            named[f"{setting}, {NEW_ONLY}"] = new
     return named
 
 
@@ -213,9 +231,9 @@ wrong and score 0; they are left out of ECE (15 bins of equal mass) and come las
 better). ECE by chance: that of a unit whose confidences are exactly true, which is not 0 where
 cells are few. Means over units, then mean ± standard deviation over seeds. Reachable: the share of
 cells whose term, or one below it, is a label of the training cells. "(shift)": the same study
-trains (control cells) and is asked (stimulated cells); that is no new study. Differences: means
-over units and seeds, with the 95 % interval of a paired bootstrap (1,000 resamples of units, and of
-cells within them)."""
+trains (control cells) and is asked (stimulated cells); that is no new study. "A -> B": the cells of
+A are the only reference, those of B are asked. Differences: means over units and seeds, with the
+95 % interval of a paired bootstrap (1,000 resamples of units, and of cells within them)."""
 
 
 def write_report(folder: Path, results: Path, ancestors: Ancestors, command: str) -> str:
@@ -224,8 +242,7 @@ def write_report(folder: Path, results: Path, ancestors: Ancestors, command: str
     lines = [f"Made by `{command}`.", "", NOTES]
     content: dict[str, Any] = {"command": command, "sections": {}}
     for name, rows in sections(scores).items():
-        setting, _, rest = name.partition(",")
-        units = labels_by_unit(folder, setting, new_only=bool(rest))
+        units = labels_by_unit(folder, name, ancestors)
         lead = differences(units, ancestors, ours=OURS)
         lines += ["", f"## {name}", "", *main_table(rows), "", *main_table(rows, DOUBT), ""]
         lines += [*difference_table(lead), ""] if lead else []

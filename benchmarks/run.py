@@ -15,6 +15,7 @@ import os
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     Ancestors = Callable[[str], frozenset[str]]
 
-SETTINGS = ("eval", "folds")
+SETTINGS = ("eval", "folds", "pairs")
 METHODS = ("majority", "knn-pca", "lr-pca", "lr-genes", "celltypist", "scanvi", "scgp")
 HERE = Path(__file__).resolve().parent
 
@@ -45,7 +46,7 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, help="labelled .h5ad to train on")
     parser.add_argument("--query", type=Path, help="labelled .h5ad to ask")
     parser.add_argument("--label-key", default="cell_type", help="obs column of both, for a pair")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["eval", "folds"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--folds", default="5", help="a number, or 'each' for every study")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -53,6 +54,9 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-cells-per-type-and-study", type=int, help="thin training cells")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=HERE / "results" / "runs")
+    parser.add_argument(
+        "--fold-runs", type=Path, help="runs and models that pairs borrow from (default: --out)"
+    )
     parser.add_argument("--results", type=Path, help="tables (default: the folder above --out)")
     arguments = parser.parse_args(argv)
     pair = arguments.reference is not None or arguments.query is not None
@@ -62,7 +66,10 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--data is needed: the folder with train/, eval/ and resources/genes")
     if arguments.folds != "each" and not arguments.folds.isdecimal():
         parser.error(f"--folds is {arguments.folds!r}; expected a number or 'each'")
+    if "pairs" in arguments.settings and arguments.folds == "each":
+        parser.error("pairs are of studies held out together; pass a number as --folds")
     arguments.pair = pair
+    arguments.fold_runs = arguments.fold_runs or arguments.out
     return arguments
 
 
@@ -106,9 +113,10 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def splits_of(arguments: argparse.Namespace) -> Iterator[tuple[int, Split]]:
+def splits_of(arguments: argparse.Namespace, ancestors: Ancestors) -> Iterator[tuple[int, Split]]:
     """Yield every split of every seed: the drawn cells change with the seed, the folds do not."""
     from benchmarks import corpus
+    from benchmarks.pairs import pair_splits
     from scgp.phenotypes.ontology import Ontology
 
     vocabulary = corpus.read_vocabulary(arguments.data)
@@ -131,83 +139,124 @@ def splits_of(arguments: argparse.Namespace) -> Iterator[tuple[int, Split]]:
             continue
         if "eval" in arguments.settings:
             yield seed, corpus.eval_split(train, drawn, queries)
-        if "folds" in arguments.settings:
+        if {"folds", "pairs"} & set(arguments.settings):
             n_folds = None if arguments.folds == "each" else int(arguments.folds)
             for split in corpus.fold_splits(train, drawn, n_folds=n_folds):
-                yield seed, split
+                if "folds" in arguments.settings:
+                    yield seed, split
+                if "pairs" in arguments.settings:
+                    yield from ((seed, pair) for pair in pair_splits(split, ancestors))
 
 
-def run_baseline(
-    method: Method, split: Split, ancestors: Ancestors, choice: Path, *, seed: int
-) -> tuple[list[Rows], dict[str, Any]]:
-    """Choose settings on the training side, then fit and predict for every query file.
+def choose(
+    method: Method, on: Split, ancestors: Ancestors, choice: Path, *, most: int | None, seed: int
+) -> dict[str, Any]:
+    """Choose settings on the training side of a split, on the genes of its widest query file.
 
-    The choice is made by the first seed that gets here, kept in the file ``choice`` for the
-    others, on the genes of the query file that measures most; every file then gets a fit of its
-    own, on its own genes.
+    The choice is made by the first seed that gets here and kept in the file ``choice`` for the
+    others.
     """
-    from benchmarks.corpus import join, on_query_genes
     from benchmarks.selection import choose_setting
     from benchmarks.store import read_json, write_json
 
     if not choice.is_file() or read_json(choice)["setting"] not in method.grid:
-        widest = max(split.queries, key=lambda source: int(source.cells.measured_G.sum()))
-        best, scores = choose_setting(method, split.train, widest.cells, ancestors, seed=seed)
+        train = thinned(on, most, seed=seed).train
+        widest = max(on.queries, key=lambda source: int(source.cells.measured_G.sum()))
+        best, scores = choose_setting(method, train, widest.cells, ancestors, seed=seed)
         inner = [list(pair) for pair in zip(method.grid, scores, strict=False)]
         write_json(choice, {"setting": best, "by_seed": seed, "inner": inner})
-    chosen = read_json(choice)
-    setting = chosen["setting"]
+    chosen: dict[str, Any] = read_json(choice)
+    return chosen
+
+
+def run_baseline(
+    name: str, split: Split, ancestors: Ancestors, arguments: argparse.Namespace, *, seed: int
+) -> tuple[list[Rows], dict[str, Any]]:
+    """Choose settings, then fit and predict for every query file, on the genes of each."""
+    from benchmarks.corpus import join, on_query_genes
+    from benchmarks.pairs import Pair, chooser, enough_steps
+    from benchmarks.store import RunKey
+
+    method = make_method(name)
     train = join(split.train)
+    on = chooser(split) if isinstance(split, Pair) else split
+    runs = arguments.out if on is split else arguments.fold_runs
+    choice = RunKey(on.setting, on.name, name, seed).choice_path(runs)
+    most = arguments.max_cells_per_type_and_study
+    small = enough_steps(method, len(train.obs)) if isinstance(split, Pair) else method
+    chooses = small if on is split else method
+    chosen = choose(chooses, on, ancestors, choice, most=most, seed=seed)
     rows = []
     for source in split.queries:
         train_cells, query_cells = on_query_genes(train, source.cells)
-        rows += method.answers(train_cells, query_cells, [setting], seed=seed)
-    return rows, chosen
+        rows += small.answers(train_cells, query_cells, [chosen["setting"]], seed=seed)
+    return rows, chosen if on is split else {**chosen, "chosen_on": f"{on.setting} {on.name}"}
 
 
-def run_scgp(split: Split, folder: Path, *, seed: int) -> tuple[list[Rows], dict[str, Any]]:
-    """Train scgp on the split and annotate every query file."""
-    from benchmarks.scgp_method import fit_scgp, scgp_rows
+def run_scgp(
+    split: Split, arguments: argparse.Namespace, *, seed: int
+) -> tuple[list[Rows], dict[str, Any]]:
+    """Train scgp on the split and annotate every query file; a pair has its fold's network."""
+    from benchmarks.pairs import Pair, as_reference, fold_model
+    from benchmarks.scgp_method import fit_scgp, pair_rows, scgp_rows
 
-    adatas = [source.adata for source in split.train]
-    model = fit_scgp(adatas, seed, folder / "models" / split.setting / split.name / f"seed{seed}")
+    def train(fold: Split, folder: Path) -> None:
+        most = arguments.max_cells_per_type_and_study
+        fit_scgp([x.adata for x in thinned(fold, most, seed=seed).train], seed, folder)
+
+    if isinstance(split, Pair):
+        options = options_of(split.fold, arguments)
+        model = fold_model(split, arguments.fold_runs, options, seed=seed, train=train)
+        return pair_rows(model, as_reference(split.train), [x.adata for x in split.queries]), {}
+    model = arguments.out / "models" / split.setting / split.name / f"seed{seed}"
+    train(split, model)
     return [scgp_rows(model, source.adata) for source in split.queries], {}
 
 
 def thinned(split: Split, most: int | None, *, seed: int) -> Split:
     """Return the split with at most ``most`` training cells of each study and type."""
-    from benchmarks.corpus import Split, thin
+    from benchmarks.corpus import thin
 
     if most is None:
         return split
-    train = [thin(source, most=most, seed=seed) for source in split.train]
-    return Split(split.setting, split.name, train, split.queries)
+    return replace(split, train=[thin(source, most=most, seed=seed) for source in split.train])
+
+
+def options_of(split: Split, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that a run of the split is made with, and kept with."""
+    from benchmarks.pairs import Pair
+
+    most = arguments.max_cells_per_type_and_study
+    options = {"drawn": arguments.drawn, "max_cells_per_type_and_study": most}
+    return options | ({"folds": arguments.folds} if isinstance(split, Pair) else {})
 
 
 def run_split(
     split: Split, ancestors: Ancestors, arguments: argparse.Namespace, *, seed: int
 ) -> None:
     """Run the methods that have no result for this split and seed."""
+    from benchmarks.pairs import Pair
+    from benchmarks.scgp_method import VARIANTS
     from benchmarks.store import RunKey, is_done, write_run, write_truth
 
     write_truth(arguments.out, split.setting, split.name, split.queries)
-    most = arguments.max_cells_per_type_and_study
-    options = {"drawn": arguments.drawn, "max_cells_per_type_and_study": most}
+    options = options_of(split, arguments)
     keys = {name: RunKey(split.setting, split.name, name, seed) for name in arguments.methods}
     methods = {name: make_method(name) for name in arguments.methods if name != "scgp"}
-    grids = {name: methods[name].grid if name in methods else [] for name in keys}
+    pair = isinstance(split, Pair)
+    ours = list(VARIANTS) if pair else []
+    grids = {name: methods[name].grid if name in methods else ours for name in keys}
     missing = [n for n in keys if not is_done(arguments.out, keys[n], options, grids[n])]
     if not missing:
         return
-    split = thinned(split, most, seed=seed)
+    split = thinned(split, arguments.max_cells_per_type_and_study, seed=seed)
     trained = sorted({label for source in split.train for label in source.cells.label_N})
     for name in missing:
         start, start_cpu = time.perf_counter(), time.process_time()
         if name == "scgp":
-            rows, chosen = run_scgp(split, arguments.out, seed=seed)
+            rows, chosen = run_scgp(split, arguments, seed=seed)
         else:
-            choice = keys[name].choice_path(arguments.out)
-            rows, chosen = run_baseline(methods[name], split, ancestors, choice, seed=seed)
+            rows, chosen = run_baseline(name, split, ancestors, arguments, seed=seed)
         seconds = round(time.perf_counter() - start, 1)
         facts = {
             "options": options,
@@ -217,6 +266,7 @@ def run_split(
             "seconds": seconds,
             "cpu_seconds": round(time.process_time() - start_cpu, 1),
         }
+        facts |= {"unit": split.unit} if isinstance(split, Pair) else {}
         write_run(arguments.out, keys[name], split.queries, rows, facts)
         what = f"{split.setting} {split.name} seed {seed} {name}"
         say(f"{what}: {seconds:.0f} s {chosen.get('setting', '')}")
@@ -233,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     ancestors = lineage()
     with threadpool_limits(limits=arguments.threads):
-        for seed, split in splits_of(arguments):
+        for seed, split in splits_of(arguments, ancestors):
             run_split(split, ancestors, arguments, seed=seed)
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "benchmarks/run.py", *words])

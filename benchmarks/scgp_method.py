@@ -1,10 +1,12 @@
 """scgp in its own benchmark: train on the fold's cells, annotate the query.
 
-Owns the two calls of the package. Knows nothing of folds or scores.
+Owns the calls of the package, and the ways in which a reference of one study can be used. Knows
+nothing of folds or scores.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +14,19 @@ import numpy as np
 from benchmarks.scores import UNKNOWN, Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import anndata as ad
 
     from benchmarks.baselines import Rows
+    from scgp.model.checkpoint import Model
+    from scgp.reference.index import ReferenceIndex
+
+    # A model and an index of its vectors, made of a model and a reference with ``obs["label"]``.
+    Maker = Callable[[Model, ad.AnnData], tuple[Model, ReferenceIndex]]
 
 NAME = "scgp"
-FORCED = "scgp, forced"
 
 
 def fit_scgp(train_adatas: Sequence[ad.AnnData], seed: int, out_dir: Path) -> Path:
@@ -57,11 +63,16 @@ def predict_scgp(model_dir: Path, query: ad.AnnData) -> dict[str, Any]:
     ``confidence``, ``status`` of the default decision; ``leaf_ids``, ``leaf_confidence`` of the
     best label whatever the decision.
     """
-    from scgp.annotate import label_cells, model_index
+    from scgp.annotate import model_index
     from scgp.model.checkpoint import Model
 
     model = Model.load(model_dir)
-    index = model_index(model)
+    return _predicted(model, model_index(model), query)
+
+
+def _predicted(model: Model, index: ReferenceIndex, query: ad.AnnData) -> dict[str, Any]:
+    from scgp.annotate import label_cells
+
     decision, _, _ = label_cells(query, model, index)
     term_of = dict(zip(index.labels, index.label_ids, strict=True))
 
@@ -79,7 +90,46 @@ def predict_scgp(model_dir: Path, query: ad.AnnData) -> dict[str, Any]:
 
 def scgp_rows(model_dir: Path, query: ad.AnnData) -> Rows:
     """Return the two rows: the default decision, and the best label always."""
-    found = predict_scgp(model_dir, query)
+    return _rows(predict_scgp(model_dir, query), NAME)
+
+
+def _rows(found: dict[str, Any], name: str) -> Rows:
     default = Answer(found["label_ids"], found["confidence"].astype(np.float32), found["status"])
     forced = Answer(found["leaf_ids"], found["leaf_confidence"].astype(np.float32))
-    return {NAME: default, FORCED: forced}
+    return {name: default, f"{name}, forced": forced}
+
+
+def own_reference(model: Model, reference: ad.AnnData) -> tuple[Model, ReferenceIndex]:
+    """Return what ``annotate(reference=, label_key=)`` answers with."""
+    from scgp.build import build_index
+
+    return model, build_index(reference, label_key="label", model=model, progress=False)
+
+
+def with_fusion(**fields: float) -> Maker:
+    """Return a way to use a reference as `own_reference`, with other fields of its `Fusion`."""
+
+    def make(model: Model, reference: ad.AnnData) -> tuple[Model, ReferenceIndex]:
+        model, index = own_reference(model, reference)
+        return model, replace(index, calibration=replace(index.calibration, **fields))
+
+    return make
+
+
+#: Ways to use a reference of one study, each with two rows in the table of pairs: its name, and its
+#: name with ", forced". Another way to be compared is another line here.
+VARIANTS: dict[str, Maker] = {
+    NAME: own_reference,
+}
+
+
+def pair_rows(model_dir: Path, reference: ad.AnnData, queries: Sequence[ad.AnnData]) -> list[Rows]:
+    """Annotate each query with a reference and a model that saw neither, in all `VARIANTS`."""
+    from scgp.model.checkpoint import Model
+
+    rows: list[Rows] = [{} for _ in queries]
+    for name, make in VARIANTS.items():
+        model, index = make(Model.load(model_dir), reference)
+        for row, query in zip(rows, queries, strict=True):
+            row.update(_rows(_predicted(model, index, query), name))
+    return rows
