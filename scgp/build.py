@@ -20,16 +20,10 @@ from scgp.embed import embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.evidence import Fusion, nearest_text
-from scgp.reference.fitting import NOVEL_TEXT_SHARE, quantile
+from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import CELLS, fit_gene_head
 from scgp.reference.index import ReferenceIndex
 from scgp.slots import check_adata
-
-#: Cells of a reference with which its gene head has half of the weight that was fitted for the
-#: training corpus. It has nothing to learn from but the reference, the other streams have the
-#: network too. Chosen on 18 pairs of held-out training studies, one as reference (docs/log.md).
-GENE_HEAD_CELLS = 3000
 
 
 def build_index(
@@ -116,7 +110,7 @@ def build_index(
         studies=None if studies is None else studies.to_numpy(dtype=object)[kept].tolist(),
         text_TD=text_TD,
         model_fingerprint=model.fingerprint,
-        calibration=_calibration(model, vectors.type_BE[kept], text_TD),
+        calibration=_calibration(model),
         gene_head=head,
     )
 
@@ -133,27 +127,18 @@ def _chosen(labels: pd.Series, studies: pd.Series | None) -> np.ndarray:
     return chosen_B
 
 
-def _calibration(model: Model, type_BE: np.ndarray, text_TD: np.ndarray) -> Fusion | None:
+def _calibration(model: Model) -> Fusion | None:
     """Return the fusion that was fitted when the model was trained, as far as it holds here.
 
-    Without the masses of label sets: what they promise was measured on another reference. The gene
-    head counts the less, the fewer cells it was fitted to (`GENE_HEAD_CELLS`). How far a known cell
-    may lie from the texts of all labels depends on how many labels there are, so the bound is
-    lowered to what the reference's own cells reach.
+    Without the masses of label sets: what they promise was measured on another reference. And
+    without the bound of text novelty: how near a known cell comes to a text depends on which
+    labels there are, and on 120 cells of blood the bound cost one B cell in five.
     """
     fitted = model.details.get("calibration")
     if fitted is None:
         return None
     fusion = Fusion.from_dict(fitted)
-    near_B = nearest_text(type_BE, text_TD)
-    own = quantile(near_B, NOVEL_TEXT_SHARE, np.ones(len(near_B)))
-    return dataclasses.replace(
-        fusion,
-        weight_gene=fusion.weight_gene * len(type_BE) / (len(type_BE) + GENE_HEAD_CELLS),
-        novelty_text=min(fusion.novelty_text, own),
-        set_mass=(),
-        set_cells=0,
-    )
+    return dataclasses.replace(fusion, novelty_text=-1.0, set_mass=(), set_cells=0)
 
 
 def _column(adata: ad.AnnData, key: str) -> pd.Series:

@@ -12,7 +12,6 @@ import scipy.sparse as sp
 import torch
 
 import scgp
-from scgp.build import GENE_HEAD_CELLS
 from scgp.errors import (
     ArgumentError,
     CheckpointError,
@@ -511,28 +510,11 @@ def test_an_atlas_is_an_index_is_a_saved_index(blood, annotate, model, tmp_path)
     assert direct.uns["scgp"]["index"] == repr(index)
 
 
-def test_the_bound_of_text_novelty_is_lowered_to_what_the_atlas_reaches(blood, model):
-    fitted = model.details["calibration"]
-    seen = []
-    for bound in (-1.0, 0.05, 0.999):
-        details = {**model.details, "calibration": {**fitted, "novelty_text": bound}}
-        strict = scgp.Model(
-            model.config, model.network, model.genes, model.phenotypes, details=details
-        )
-        index = scgp.build_index(blood, label_key="cell_type", model=strict, progress=False)
-        seen.append(index.calibration.novelty_text)
-    assert seen[:2] == [-1.0, 0.05]
-    assert 0.05 < seen[2] < 0.9
-
-
-def test_the_gene_head_of_a_small_atlas_counts_less(blood, model):
-    fitted = model.details["calibration"]
-    for n_cells in (60, 120):
-        atlas = blood[:n_cells].copy()
-        index = scgp.build_index(atlas, label_key="cell_type", progress=False)
-        share = len(index.code_N) / (len(index.code_N) + GENE_HEAD_CELLS)
-        assert index.calibration.weight_gene == pytest.approx(fitted["weight_gene"] * share)
-        assert index.calibration.weight_text == fitted["weight_text"]
+def test_an_atlas_has_no_bound_of_text_novelty(blood, model):
+    assert model.details["calibration"]["novelty_text"] > 0
+    index = scgp.build_index(blood, label_key="cell_type", progress=False)
+    assert index.calibration.novelty_text == -1
+    assert index.calibration.weight_text == model.details["calibration"]["weight_text"]
 
 
 def test_building_an_index_changes_nothing(blood, state):

@@ -249,7 +249,10 @@ def test_labels_without_a_term(blood, all_blood):
     atlas = all_blood[120:].copy()
     own = atlas.obs["bulk_labels"].astype(str)
     atlas.obs["own"] = own.where(own != "Dendritic", "my own cells/1")
-    with pytest.warns(ScgpWarning, match="no Cell Ontology term"):
+    with (
+        pytest.warns(ScgpWarning, match="no Cell Ontology term"),
+        pytest.warns(ScgpWarning, match="read as authors use them"),
+    ):
         index = scgp.build_index(atlas, label_key="own", progress=False)
     rows = np.flatnonzero(blood.obs["bulk_labels"] == "Dendritic")[:3]
     why = scgp.explain(blood, rows, index=index)
