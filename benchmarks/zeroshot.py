@@ -19,7 +19,6 @@ import json
 import shlex
 import sys
 import time
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,27 +129,21 @@ def ask(
     """
     from scgp.annotate import annotate, model_index
     from scgp.embed import embed_adata
-    from scgp.errors import ScgpWarning
 
     index = model_index(model)
     parts: dict[str, list[NDArray[np.generic]]] = {"type_NE": [], "nearest_N": []}
     questions = {"annotate_held_out": list(fold.asked), "annotate_all": corpus.real_terms}
-    with warnings.catch_warnings():
-        # labels without reference cells, and files of few genes, are what is measured here
-        warnings.simplefilter("ignore", ScgpWarning)
-        for source in corpus.asked.sources:
-            vectors, _ = embed_adata(
-                source.adata, model, layer=None, use_raw=None, batch_size=1024, device=None,
-                progress=False,
-            )  # fmt: skip
-            parts["type_NE"].append(vectors.type_BE)
-            parts["nearest_N"].append((vectors.cell_BE @ index.vectors_ND.T).max(axis=1))
-            for name, labels in questions.items() if with_annotate else ():
-                answered = annotate(
-                    source.adata, labels=labels, model=model, progress=False, copy=True
-                )
-                term = answered.obs["scgp_cell_type_ontology_term_id"].astype(str)
-                parts.setdefault(name, []).append(term.to_numpy().astype("U16"))
+    for source in corpus.asked.sources:
+        vectors, _ = embed_adata(
+            source.adata, model, layer=None, use_raw=None, batch_size=1024, device=None,
+            progress=False,
+        )  # fmt: skip
+        parts["type_NE"].append(vectors.type_BE)
+        parts["nearest_N"].append((vectors.cell_BE @ index.vectors_ND.T).max(axis=1))
+        for name, labels in questions.items() if with_annotate else ():
+            answered = annotate(source.adata, labels=labels, model=model, progress=False, copy=True)
+            term = answered.obs["scgp_cell_type_ontology_term_id"].astype(str)
+            parts.setdefault(name, []).append(term.to_numpy().astype("U16"))
     found = {name: np.concatenate(values) for name, values in parts.items()}
     return {**found, "text_TE": model.project_terms(corpus.all_terms)}
 

@@ -99,7 +99,6 @@ def build_index(
     code_B = np.full(adata.n_obs, -1)
     code_B[kept] = np.searchsorted(order, names)
     code_N = code_B[chosen_B]  # -1 for a chosen cell without a count
-    text_TD = model.project_terms(label_ids)
     head = fit_gene_head(
         sp.vstack(values, format="csr")[code_N >= 0], code_N[code_N >= 0], len(order)
     )
@@ -108,7 +107,7 @@ def build_index(
         names,
         label_ids=label_ids,
         studies=None if studies is None else studies.to_numpy(dtype=object)[kept].tolist(),
-        text_TD=text_TD,
+        text_TD=model.project_terms(label_ids),
         model_fingerprint=model.fingerprint,
         calibration=_calibration(model),
         gene_head=head,

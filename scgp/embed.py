@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -21,6 +20,7 @@ from scgp.device import resolve_device
 from scgp.errors import ArgumentError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.model.network import CellInput
+from scgp.progress import progress_bar
 from scgp.slots import check_target, write_slots
 
 #: Cells that go through the network at once. Always this many (the last chunk is filled up), so
@@ -188,7 +188,7 @@ def embed_rows(
     n_seen = 0
     with (
         _on_device(model.network, device),
-        _bar(n_cells) if progress else contextlib.nullcontext() as bar,
+        progress_bar(n_cells, what="embed", unit="cell", shown=progress) as advance,
     ):
         for block in blocks:
             for start in range(0, block.shape[0], CHUNK):
@@ -197,20 +197,12 @@ def embed_rows(
                 if watch is not None:
                     watch(n_seen, tokens, measured_G)
                 n_seen += tokens.n_cells
-                if bar is not None:
-                    bar.update(tokens.n_cells)
+                advance(tokens.n_cells)
     if not parts:
         nothing = np.zeros((0, model.config.embed_dim), np.float32)
         return CellVectors(nothing, nothing.copy(), np.zeros(0, np.float32))
     joined = (np.concatenate([getattr(p, f) for p in parts]) for f in CellVectors.__annotations__)
     return CellVectors(*joined)
-
-
-def _bar(n_cells: int | None) -> Any:
-    """Draw a progress bar. Imported here: in a notebook without ipywidgets its import warns."""
-    from tqdm.auto import tqdm
-
-    return tqdm(total=n_cells, desc="embed", unit="cell")
 
 
 @contextlib.contextmanager

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from scgp.errors import ArgumentError, CheckpointError, DeviceError
+from scgp.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -157,10 +158,11 @@ class TextEncoder:
             logger.warning("%d texts are longer than %d word pieces", n_cut, self.max_pieces)
         vector_SH = np.zeros((len(texts), self.width), np.float32)
         longest_first = np.argsort(-length_S, kind="stable")
-        starts = range(0, len(texts), batch_size)
-        for start in _with_bar(starts) if progress else starts:
-            rows = longest_first[start : start + batch_size]
-            vector_SH[rows] = self._encode_batch([texts[row] for row in rows])
+        with progress_bar(len(texts), what="encode", unit="text", shown=progress) as advance:
+            for start in range(0, len(texts), batch_size):
+                rows = longest_first[start : start + batch_size]
+                vector_SH[rows] = self._encode_batch([texts[row] for row in rows])
+                advance(len(rows))
         if not np.isfinite(vector_SH).all():
             found = f"the encoder {self.name} gives NaN or infinite vectors: its weights are broken"
             raise CheckpointError(found)
@@ -177,14 +179,6 @@ class TextEncoder:
         unit_SH = torch.nn.functional.normalize(mean_SH, dim=1)
         vector_SH: NDArray[np.float32] = unit_SH.cpu().numpy()
         return vector_SH
-
-
-def _with_bar(starts: range) -> Iterable[int]:
-    """Draw a progress bar. Imported here: in a notebook without ipywidgets its import warns."""
-    from tqdm.auto import tqdm
-
-    bar: Iterable[int] = tqdm(starts, desc="texts", unit="batch")
-    return bar
 
 
 def _folder_limit(folder: Path) -> int:

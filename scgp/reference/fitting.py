@@ -124,26 +124,14 @@ def _set_novelty(fusion: Fusion, known: HeldOut) -> Fusion:
     if not len(known.class_B):
         return dataclasses.replace(fusion, novelty_threshold=-1.0, novelty_text=-1.0)
     weight_B = _study_weights(known.study_B, known.novel_B)
-    text = quantile(known.nearest_text_B, NOVEL_TEXT_SHARE, weight_B)
+    text = np.quantile(
+        known.nearest_text_B, NOVEL_TEXT_SHARE, weights=weight_B, method="inverted_cdf"
+    )
     return dataclasses.replace(
         fusion,
         novelty_threshold=float(np.quantile(known.nearest_B, NOVEL_SHARE)),
-        novelty_text=text if text < 1 else -1.0,  # 1: a label has no text
+        novelty_text=float(text) if text < 1 else -1.0,  # 1: a label has no text
     )
-
-
-def quantile(value_B: np.ndarray, share: float, weight_B: np.ndarray) -> float:
-    """Return the smallest value that this share of the weight does not exceed.
-
-    Examples
-    --------
-    >>> quantile(np.array([0.3, 0.1, 0.2]), 0.5, np.array([0.1, 0.1, 0.8]))
-    0.2
-    """
-    order = np.argsort(value_B, kind="stable")
-    reached = np.cumsum(weight_B[order]) / weight_B.sum()
-    place = min(int(np.searchsorted(reached, share)), len(order) - 1)
-    return float(value_B[order[place]])
 
 
 class _Search:
