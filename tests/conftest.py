@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -65,6 +66,36 @@ def _annotated(all_blood, blood_index) -> ad.AnnData:
 def annotated(_annotated) -> ad.AnnData:
     """The cells of ``blood``, annotated as they come with ``blood_index``."""
     return _annotated.copy()
+
+
+@pytest.fixture
+def annotate(blood_index):
+    """Annotate with the small index of blood cells."""
+
+    def verb(adata, **options):
+        options = {"index": blood_index, "progress": False, **options}
+        return scgp.annotate(adata, **options)
+
+    return verb
+
+
+def _answers(adata):
+    names = ["cell_type", "cell_type_ontology_term_id", "confidence", "status"]
+    frame = adata.obs[[f"scgp_{name}" for name in names]]
+    return frame.astype({name: object for name in frame if name != "scgp_confidence"})
+
+
+def _same_answers(first, second, atol=1e-5):
+    pd.testing.assert_frame_equal(
+        _answers(first), _answers(second), check_exact=False, rtol=0, atol=atol
+    )
+    np.testing.assert_allclose(first.obsm["X_scgp"], second.obsm["X_scgp"], rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def same_answers():
+    """Return a function that compares labels, confidences and vectors of two AnnDatas."""
+    return _same_answers
 
 
 @pytest.fixture(scope="session")

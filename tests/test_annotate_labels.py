@@ -35,17 +35,6 @@ def ask(blood_index):
     return verb
 
 
-def _answers(adata):
-    frame = adata.obs[[LABEL, TERM, CONFIDENCE, STATUS]]
-    return frame.astype({LABEL: object, TERM: object, STATUS: object})
-
-
-def _same_answers(first, second, atol=1e-5):
-    pd.testing.assert_frame_equal(
-        _answers(first), _answers(second), check_exact=False, rtol=0, atol=atol
-    )
-
-
 # ---- what is written ----
 
 
@@ -53,7 +42,7 @@ def test_the_documented_slots_and_nothing_else(blood, blood_index, state):
     before = state(blood)
     asked = ["NK cell", T_CELL, " Monocyte\n"]
     assert scgp.annotate(blood, labels=asked, index=blood_index, progress=False) is None
-    answers, facts = _answers(blood), blood.uns["scgp"]
+    answers, facts = blood.obs.copy(), blood.uns["scgp"]
     names = ["natural killer cell", "T cell", "monocyte"]
     assert set(answers[LABEL]) == {*names, "unknown"}
     assert set(answers[STATUS]) == {"labelled", "unknown"}
@@ -72,11 +61,11 @@ def test_the_documented_slots_and_nothing_else(blood, blood_index, state):
 
 
 @pytest.mark.filterwarnings(UNSEEN)
-def test_answers_survive_a_file(blood, ask, tmp_path):
+def test_answers_survive_a_file(blood, ask, tmp_path, same_answers):
     found = ask(blood, ["B cell", "neuron"])
     found.write_h5ad(tmp_path / "out.h5ad")
     back = ad.read_h5ad(tmp_path / "out.h5ad")
-    _same_answers(back, found)
+    same_answers(back, found)
     assert list(back.uns["scgp"]["labels"]) == ["B cell", "neuron"]
     assert list(back.uns["scgp"]["labels_in_reference"]) == [True, False]
 
@@ -184,13 +173,13 @@ def test_all_labels_of_the_reference_agree_with_none_given(
 
 
 @pytest.mark.filterwarnings(UNSEEN)
-def test_neither_batches_nor_the_order_of_cells_or_labels_matter(all_blood, ask):
+def test_neither_batches_nor_the_order_of_cells_or_labels_matter(all_blood, ask, same_answers):
     asked = [*LINEAGES, "neuron", "lymphocyte"]
     expected = ask(all_blood, asked)
-    _same_answers(ask(all_blood, asked, batch_size=256), expected)
-    _same_answers(ask(all_blood, asked[::-1]), expected, atol=0)
+    same_answers(ask(all_blood, asked, batch_size=256), expected)
+    same_answers(ask(all_blood, asked[::-1]), expected, atol=0)
     backwards = ask(all_blood[::-1].copy(), asked)
-    _same_answers(backwards[::-1], expected)
+    same_answers(backwards[::-1], expected)
     assert ask(all_blood, asked[::-1]).uns["scgp"]["labels"] == asked[::-1]
 
 
@@ -255,8 +244,8 @@ def test_another_language_is_read_and_promised_nothing(blood, ask, minilm):
 
 
 @pytest.mark.filterwarnings(UNSEEN)
-def test_the_own_encoder_is_made_where_a_text_is_free(blood, ask, minilm):
-    _same_answers(ask(blood, [KILLER, "B cell"]), ask(blood, [KILLER, "B cell"], encoder=minilm))
+def test_the_own_encoder_is_made_where_a_text_is_free(blood, ask, minilm, same_answers):
+    same_answers(ask(blood, [KILLER, "B cell"]), ask(blood, [KILLER, "B cell"], encoder=minilm))
 
 
 # ---- references of one's own ----
@@ -360,7 +349,7 @@ def test_an_encoder_that_cannot_be_used(blood, ask, state, labels):
     assert state(blood) == before
 
 
-def test_two_names_of_one_term_count_once_and_are_said(blood, ask):
+def test_two_names_of_one_term_count_once_and_are_said(blood, ask, same_answers):
     asked = ["B cell", "NK cell", "CL:0000623", "natural killer cell", "B cell"]
     with pytest.warns(ScgpWarning) as caught:
         found = ask(blood, asked)
@@ -370,7 +359,7 @@ def test_two_names_of_one_term_count_once_and_are_said(blood, ask):
     )
     assert [told in str(warning.message) for warning in caught] == [True]
     assert found.uns["scgp"]["labels"] == ["B cell", "natural killer cell"]
-    _same_answers(found, ask(blood, ["B cell", "natural killer cell"]))
+    same_answers(found, ask(blood, ["B cell", "natural killer cell"]))
 
 
 @pytest.mark.parametrize("sort", [tuple, np.array, pd.Series, pd.Index])
