@@ -39,6 +39,7 @@ VERBS = {
 }
 LEVEL = {
     "errors": 0,
+    "progress": 0,
     "device": 1,
     "cells": 1,
     "phenotypes": 1,
@@ -56,6 +57,7 @@ OWNERS = {
     "safetensors": {"model/checkpoint.py"},
     "cellxgene_ontology_guide": {"phenotypes/ontology.py"},
     "numba": {"cells/kernels.py"},
+    "tqdm": {"progress.py"},
     "matplotlib": {"pl.py", "panels.py"},
     # The demonstration's cells, and the UMAP of the command line.
     "scanpy": {"demo.py", "__main__.py"},
