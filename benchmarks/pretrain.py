@@ -9,12 +9,14 @@ from pathlib import Path
 import anndata as ad
 
 import scgp
+from benchmarks.zeroshot_baselines import marker_sets
 from scgp.cells.counts import choose_counts
 from scgp.cells.draw import read_drawn, read_profiles
 from scgp.cells.genes import training_genes
 from scgp.cells.nomenclature import protein_coding_genes
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.model.config import TrainConfig
+from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.terms import HEALTHY, Phenotypes
 from scgp.phenotypes.text import TextEncoder
@@ -50,9 +52,18 @@ def default_phenotypes(data: Path) -> Phenotypes:
     return Phenotypes.encode([*Ontology("CL").ids, *sorted(context)], encoder, name=encoder.name)
 
 
-def renew_card(path: Path, card: str) -> None:
-    """Write the model at `path` anew with another card; weights and index stay as they are."""
+def default_markers(data: Path, genes: GeneVocabulary) -> Markers:
+    """Return the marker genes that PanglaoDB and CellMarker know of terms."""
+    known = marker_sets(data / "resources" / "genesets", Ontology("CL"))
+    found = {term: genes.match(names).token_of_column for term, names in known.items()}
+    columns = {term: column_V[column_V >= 0] for term, column_V in found.items()}
+    return Markers.from_columns({term: map(int, c) for term, c in columns.items() if len(c)})
+
+
+def renew(path: Path, card: str, data: Path) -> None:
+    """Write the model at `path` anew with its card and markers; weights and index stay."""
     model = scgp.Model.load(path)
+    model.markers = default_markers(data, model.genes)
     index = scgp.ReferenceIndex.load(path / "index", model_fingerprint=model.fingerprint)
     model.card = card
     model.save(path, overwrite=True, beside={"index": index.save})
@@ -68,12 +79,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=TrainConfig().steps)
     parser.add_argument("--device", default=None)
     parser.add_argument("--overwrite", action="store_true")
-    parser.add_argument("--card-only", action="store_true", help="renew the card of --out")
+    parser.add_argument(
+        "--renew", action="store_true", help="only the card and the markers of --out"
+    )
     options = parser.parse_args()
     card = (Path(__file__).parent / "model_card.md").read_text(encoding="utf-8")
-    if options.card_only:
-        renew_card(options.out, card)
+    if options.renew:
+        renew(options.out, card, options.data)
         return
+    genes = default_genes(options.data)
     model = scgp.train(
         files(options.data / "train"),
         out=options.out,
@@ -81,8 +95,9 @@ def main() -> None:
         disease_key=DISEASE,
         unlabelled=files(options.data / "unlabelled"),
         drawn=read_drawn(options.data / "pseudobulk", seed=options.seed),
-        genes=default_genes(options.data),
+        genes=genes,
         phenotypes=default_phenotypes(options.data),
+        markers=default_markers(options.data, genes),
         settings=TrainConfig(pool_steps=options.pool_steps, steps=options.steps, seed=options.seed),
         device=options.device,
         overwrite=options.overwrite,

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from benchmarks.zeroshot_cells import Corpus
     from benchmarks.zeroshot_folds import TermFold
     from benchmarks.zeroshot_measure import Material
+    from scgp.cells.tokens import TokenBatch
     from scgp.model.checkpoint import Model
     from scgp.phenotypes.terms import Phenotypes
+    from scgp.reference.gene_head import GeneHead
 
 HERE = Path(__file__).resolve().parent
 
@@ -124,19 +126,28 @@ def ask(
 
     Returns
     -------
-    ``type_NE``, ``text_TE`` (of ``corpus.all_terms``), ``nearest_N`` (cosine to the nearest cell
-    of the index); ``annotate_held_out`` and ``annotate_all``: a term for each cell, "" for unknown.
+    ``type_NE``, ``text_TE`` (of ``corpus.all_terms``), ``described_NT`` and ``unmarked_NT`` (scores
+    of the describing head, with and without marker genes, no penalty on seen terms), ``nearest_N``
+    (cosine to the nearest cell of the index); ``annotate_held_out`` and ``annotate_all``: a term
+    for each cell, "" for unknown.
     """
     from scgp.annotate import annotate, model_index
     from scgp.embed import embed_adata
 
     index = model_index(model)
     parts: dict[str, list[NDArray[np.generic]]] = {"type_NE": [], "nearest_N": []}
+    heads = describing_heads(model, corpus.all_terms)
+
+    def watch(_: int, tokens: TokenBatch, measured_G: NDArray[np.bool_]) -> None:
+        values = tokens.values(model.config.n_genes)
+        for name, head in heads.items():
+            parts.setdefault(name, []).append(head.scores(values, measured_G).astype(np.float16))
+
     questions = {"annotate_held_out": list(fold.asked), "annotate_all": corpus.real_terms}
     for source in corpus.asked.sources:
         vectors, _ = embed_adata(
             source.adata, model, layer=None, use_raw=None, batch_size=1024, device=None,
-            progress=False,
+            progress=False, watch=watch,
         )  # fmt: skip
         parts["type_NE"].append(vectors.type_BE)
         parts["nearest_N"].append((vectors.cell_BE @ index.vectors_ND.T).max(axis=1))
@@ -146,6 +157,24 @@ def ask(
             parts.setdefault(name, []).append(term.to_numpy().astype("U16"))
     found = {name: np.concatenate(values) for name, values in parts.items()}
     return {**found, "text_TE": model.project_terms(corpus.all_terms)}
+
+
+def describing_heads(model: Model, terms: Sequence[str]) -> dict[str, GeneHead]:
+    """Return the heads that compare cells with descriptions, without the penalty on seen terms."""
+    from scgp.describe import describe
+    from scgp.model.checkpoint import Model
+    from scgp.phenotypes.markers import Markers
+
+    unmarked = Model(model.config, model.network, model.genes, model.phenotypes)
+    unmarked.directory, unmarked.markers = model.directory, Markers.none()
+    heads = {}
+    for name, described in {"described_NT": model, "unmarked_NT": unmarked}.items():
+        head = describe(terms, model.phenotypes.vectors(terms), described, None)
+        if head is None:
+            message = f"the index of {model.directory} has no gene head"
+            raise RuntimeError(message)
+        heads[name] = replace(head, bias_T=np.zeros_like(head.bias_T))
+    return heads
 
 
 def run_fold(

@@ -25,17 +25,27 @@ if TYPE_CHECKING:
 
     from benchmarks.zeroshot_folds import TermFold
 
-OURS = "scgp, text"
-SHUFFLED = "scgp, texts permuted when asked"
+OURS = "scgp, description"
+UNMARKED = "scgp, description without markers"
+TEXT = "scgp, text"
+SHUFFLED = "scgp, descriptions permuted when asked"
 SCALED = "scgp, text, z-scored by file"
 CONTROL = "scgp, trained with permuted texts"
 ANNOTATE = "scgp.annotate(labels=)"
 #: The penalty and the gates: on which scores, the rule, its grid and what novelty is.
 RULES = (
-    ("scgp, text, penalty on seen terms", OURS, zs.penalised, zs.PENALTIES, "text"),
+    (f"{OURS}, penalty", OURS, zs.penalised, zs.WIDE_PENALTIES, "text"),
+    (
+        f"{UNMARKED}, penalty",
+        UNMARKED,
+        zs.penalised,
+        zs.WIDE_PENALTIES,
+        "text",
+    ),
+    ("scgp, text, penalty on seen terms", TEXT, zs.penalised, zs.PENALTIES, "text"),
     ("scgp, text, z-scored, penalty", SCALED, zs.penalised, zs.PENALTIES, "text"),
-    ("scgp, text, gate by text", OURS, zs.gated, zs.GATES, "text"),
-    ("scgp, text, gate by nearest cell", OURS, zs.gated, zs.GATES, "nearest"),
+    ("scgp, text, gate by text", TEXT, zs.gated, zs.GATES, "text"),
+    ("scgp, text, gate by nearest cell", TEXT, zs.gated, zs.GATES, "nearest"),
 )
 N_PERMUTATIONS = 20
 
@@ -110,12 +120,15 @@ def part_of(material: Material, fold: int, candidates: Sequence[str], *, with_se
     every_NT = (said["type_NE"] @ said["text_TE"].T).astype(np.float64)
     cosine_NT = every_NT[rows]
     scaled_NT = scaled_by_file(every_NT[:, columns], material.file_N)[rows]
-    scores = {OURS: cosine_NT[:, columns], SCALED: scaled_NT}
+    described = {OURS: "described_NT", UNMARKED: "unmarked_NT"}
+    at = np.ix_(rows, columns)
+    scores = {name: said[key][at].astype(np.float64) for name, key in described.items()}
+    scores |= {TEXT: cosine_NT[:, columns], SCALED: scaled_NT}
     if material.control:
         other = material.control[fold]
         scores[CONTROL] = (other["type_NE"][rows] @ other["text_TE"].T)[:, columns]
     for name, score_NT in material.baselines.items():
-        scores[name] = score_NT[np.ix_(rows, columns)]
+        scores[name] = score_NT[at]
     unseen_T = np.isin(terms, sorted(asked.closure))
     seen = np.array([t for t, x in enumerate(material.all_terms) if x not in asked.closure])
     novelty = {"text": cosine_NT[:, seen].max(axis=1), "nearest": said["nearest_N"][rows]}
@@ -197,7 +210,7 @@ def median_rank(parts: Sequence[Part], name: str) -> float:
 
 
 def leads_of(parts: Sequence[Part]) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Return the lead of scgp's text over each method on the cells of held-out terms."""
+    """Return the lead of scgp's descriptions over each method on the cells of held-out terms."""
     folds = [
         (
             part.true_N[part.unseen_N],

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 UNKNOWN = ""
 N_RESAMPLES = 1000
 LEVEL = (2.5, 97.5)
-#: What may be taken from the scores of seen terms (a cosine, or a z-score), and the novelty below
-#: which a cell may count as of a new type.
+#: What may be taken from the scores of seen terms (a cosine, or a z-score; wide: a score of the
+#: describing head), and the novelty below which a cell may count as of a new type.
 PENALTIES = tuple(np.round(np.arange(0.0, 2.02, 0.02), 2).tolist())
+WIDE_PENALTIES = tuple(np.round(np.arange(0.0, 6.05, 0.1), 1).tolist())
 GATES = tuple(np.round([*np.arange(0.0, 0.9, 0.02), *np.arange(0.9, 1.003, 0.004)], 3).tolist())
 MEASURES = ("recall", "f1", "within_1", "within_2", "right")
 

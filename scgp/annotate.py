@@ -197,21 +197,25 @@ def label_cells(
     The answer is one of all labels of the index, or one of ``candidates``; with ``set_mass`` a set
     of labels beside it.
     """
-    head = index.gene_head
-    scores: list[np.ndarray] = []
+    describing = None if candidates is None else candidates.describing
+    heads = [head for head in (index.gene_head, describing) if head is not None]
+    scores: list[list[np.ndarray]] = [[] for _ in heads]
 
     def watch(_: int, tokens: TokenBatch, measured_G: np.ndarray) -> None:
-        if head is not None:
-            scores.append(head.scores(tokens.values(model.config.n_genes), measured_G))
+        values = tokens.values(model.config.n_genes) if heads else None
+        for head, found in zip(heads, scores, strict=True):
+            found.append(head.scores(values, measured_G))
 
     vectors, facts = embed_adata(
         adata, model, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
         progress=progress, watch=watch,
     )  # fmt: skip
-    score_BT = np.concatenate(scores) if scores else None
+    joined = [np.concatenate(found) if found else None for found in scores]
     parts = answer(
-        index, vectors.cell_BE, vectors.type_BE, score_BT, candidates=candidates, set_mass=set_mass
-    )
+        index, vectors.cell_BE, vectors.type_BE, joined[0] if joined else None,
+        candidates=candidates, described_BX=joined[-1] if describing is not None else None,
+        set_mass=set_mass,
+    )  # fmt: skip
     return _joined(list(parts), sets=set_mass is not None), vectors, facts
 
 

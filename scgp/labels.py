@@ -4,13 +4,15 @@ Owns how each is read (a label of the reference, a term, free text), and what is
 are named twice or have no reference cells. Must not know how a candidate is chosen
 (`reference.candidates`).
 
-Shape suffixes: C candidates, E width of the joint space.
+Shape suffixes: C candidates, X labels of the reference and candidates, W width of the text encoder.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from scgp.describe import describe
 from scgp.errors import ArgumentError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.ontology import Ontology
@@ -51,8 +53,9 @@ def read_candidates(
     _warn_repeated(labels, read)
     pairs = list(dict.fromkeys(read))
     names, ids = [name for name, _ in pairs], [term for _, term in pairs]
+    vector_CW = _text_vectors(names, ids, model, index, encoder)
     candidates = make_candidates(
-        names, ids, _text_vectors(names, ids, model, index, encoder),
+        names, ids, model.project_vectors(vector_CW),
         labels=index.labels, label_ids=index.label_ids, ontology=Ontology("CL"),
     )  # fmt: skip
     _warn_readings(labels, read, term_of, model)
@@ -64,9 +67,15 @@ def read_candidates(
         _check_comparable(unseen, candidates, index)
         warn_user(
             f"{len(unseen)} of {len(pairs)} labels have no cells in the reference: "
-            f"{', '.join(map(repr, unseen))}. They are judged by their text alone, and their "
-            "confidence is not calibrated"
+            f"{', '.join(map(repr, unseen))}. They are judged by their description alone, and how "
+            "sure that is was measured on other types"
         )
+        text_of = dict(zip(pairs, vector_CW, strict=True))
+        term_ids = [*index.label_ids, *candidates.ids]
+        asked = [text_of[pair] for pair in zip(candidates.names, candidates.ids, strict=True)]
+        vector_XW = np.concatenate([model.phenotypes.vectors(index.label_ids), asked])
+        head = describe(term_ids, vector_XW, model, index)
+        candidates = dataclasses.replace(candidates, describing=head)
     facts: dict[str, object] = {
         "labels": names,
         "labels_ontology_term_ids": ids,
@@ -147,13 +156,12 @@ def _text_vectors(
     index: ReferenceIndex,
     encoder: TextEncoder | None,
 ) -> np.ndarray:
-    """Return the projected vectors, C x E; zero for a label of the reference without a term."""
+    """Return the vectors of the texts, C x W; zero for a label of the reference without a term."""
     term_of = dict(zip(index.labels, index.label_ids, strict=True))
     rows = [c for c, name in enumerate(names) if ids[c] or _is_free(name, ids[c], term_of)]
-    text_CE = np.zeros((len(names), index.width), np.float32)
-    vectors = text_vectors([names[c] for c in rows], [ids[c] for c in rows], model, encoder)
-    text_CE[rows] = model.project_vectors(vectors)
-    return text_CE
+    vector_CW = np.zeros((len(names), model.phenotypes.width), np.float32)
+    vector_CW[rows] = text_vectors([names[c] for c in rows], [ids[c] for c in rows], model, encoder)
+    return vector_CW
 
 
 def _check_comparable(unseen: Sequence[str], candidates: Candidates, index: ReferenceIndex) -> None:

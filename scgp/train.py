@@ -25,6 +25,7 @@ from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.directory import check_target
 from scgp.model.network import CellTransformer
 from scgp.objective import TermTable, term_tables
+from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.terms import Phenotypes
 from scgp.reference.evidence import Fusion
 
@@ -46,6 +47,7 @@ def train(
     base: Model | str | Path | None = None,
     genes: GeneVocabulary | None = None,
     phenotypes: Phenotypes | None = None,
+    markers: Markers | None = None,
     config: ModelConfig | None = None,
     settings: TrainConfig | None = None,
     calibrate_on_studies: bool = True,
@@ -79,6 +81,9 @@ def train(
     genes, phenotypes
         Vocabulary and text vectors of a model trained afresh; None takes those of the default
         checkpoint.
+    markers
+        Genes known to mark terms; they train nothing, and describe labels that have no cells. None
+        takes those of `base`, or of the default checkpoint where the genes are its own.
     config, settings
         Shape of a network trained afresh, and settings of the run.
     calibrate_on_studies
@@ -146,8 +151,9 @@ def train(
         "calibration": fusion.to_dict() if fusion else None,
     }
     trained = Model(
-        model.config, model.network, model.genes, model.phenotypes, card=card, details=details
-    )
+        model.config, model.network, model.genes, model.phenotypes,
+        markers=model.markers if markers is None else markers, card=card, details=details,
+    )  # fmt: skip
     index = reference_of(trained, corpus, tables["type"], seed=settings.seed, fusion=fusion)
     trained.save(out, beside={"index": index.save}, overwrite=overwrite)
     if work.is_dir():
@@ -170,12 +176,17 @@ def _start(
         start = base if isinstance(base, Model) else Model.load(base)
         network = CellTransformer(start.config)
         network.load_state_dict(start.network.state_dict())
-        return Model(start.config, network, start.genes, start.phenotypes, details=start.details)
+        return Model(
+            start.config, network, start.genes, start.phenotypes, markers=start.markers,
+            details=start.details,
+        )  # fmt: skip
     genes = genes or Model.default().genes
     phenotypes = phenotypes or Model.default().phenotypes
     config = config or ModelConfig(n_genes=genes.n_genes, text_dim=phenotypes.width)
     torch.manual_seed(seed)
-    return Model(config, CellTransformer(config), genes, phenotypes)
+    default = Model.default()
+    markers = default.markers if genes.fingerprint == default.genes.fingerprint else None
+    return Model(config, CellTransformer(config), genes, phenotypes, markers=markers)
 
 
 def _set_statistics(network: CellTransformer, corpus: Corpus, types: TermTable) -> None:

@@ -68,10 +68,15 @@ def model_index(model: Model) -> ReferenceIndex:
     ArgumentError
         The model has none.
     """
-    if model.directory is None or not (model.directory / INDEX).is_dir():
+    if model.directory is None or not has_index(model):
         msg = "this model has no reference of its own; pass reference= and label_key=, or index="
         raise ArgumentError(msg)
     return _load_index(model.directory / INDEX, model.fingerprint)
+
+
+def has_index(model: Model) -> bool:
+    """Whether a model has an index that it was trained with."""
+    return model.directory is not None and (model.directory / INDEX).is_dir()
 
 
 @functools.lru_cache(maxsize=2)

@@ -308,6 +308,8 @@ class TestMeasure:
         said = {
             "type_NE": eye,
             "text_TE": np.eye(5, dtype=np.float32),
+            "described_NT": eye,
+            "unmarked_NT": eye,
             "nearest_N": np.zeros(50, np.float32),
             "annotate_held_out": np.full(50, ""),
             "annotate_all": true.copy(),

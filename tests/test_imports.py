@@ -36,6 +36,7 @@ VERBS = {
     "occlusion",
     "stream_tables",
     "labels",
+    "describe",
 }
 LEVEL = {
     "errors": 0,

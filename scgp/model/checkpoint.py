@@ -22,10 +22,13 @@ from scgp.errors import CheckpointError
 from scgp.model.config import ModelConfig
 from scgp.model.directory import load_npz, read_directory, save_npz, write_directory
 from scgp.model.network import CellTransformer
+from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.terms import Phenotypes
 
 KIND, MANIFEST = "model", "config.json"
 WEIGHTS, GENES, TEXTS, CARD = "model.safetensors", "genes.tsv", "phenotypes.npz", "README.md"
+#: There since 0.5.0.
+MARKERS = "markers.npz"
 #: The checkpoint that lies in the package.
 DEFAULT_DIRECTORY = Path(__file__).parent.parent / "checkpoints" / "default"
 
@@ -43,6 +46,8 @@ class Model:
         The vocabulary; ``genes.n_genes == config.n_genes``.
     phenotypes
         Text vectors of ontology terms.
+    markers
+        Genes known to mark terms; None: none.
     card
         Model card (Markdown): data, licence, metrics, limits.
     details
@@ -61,6 +66,7 @@ class Model:
         genes: GeneVocabulary,
         phenotypes: Phenotypes,
         *,
+        markers: Markers | None = None,
         card: str = "",
         details: Mapping[str, Any] | None = None,
     ) -> None:
@@ -74,6 +80,7 @@ class Model:
         self.network = network.eval()
         self.genes = genes
         self.phenotypes = phenotypes
+        self.markers = markers or Markers.none()
         self.card = card
         self.details = dict(details or {})
         self.directory: Path | None = None
@@ -92,6 +99,17 @@ class Model:
             digest.update(name.encode())
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def centred_texts(self, vector_TW: np.ndarray) -> np.ndarray:
+        """Take the mean text of the training types from text vectors, and scale them to length 1.
+
+        Returns
+        -------
+        T x W float32; zero rows where there is no text.
+        """
+        moved_TW = vector_TW - self.network.text_mean.cpu().numpy()
+        moved_TW /= np.maximum(np.linalg.norm(moved_TW, axis=1, keepdims=True), 1e-12)
+        return np.where(vector_TW.any(axis=1, keepdims=True), moved_TW, 0.0).astype(np.float32)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -167,6 +185,8 @@ class Model:
             TEXTS: lambda target: save_npz(target, texts),
             CARD: self.card.encode(),
         }
+        if len(self.markers):
+            files[MARKERS] = lambda target: save_npz(target, _marker_arrays(self.markers))
         manifest = {
             "model": self.config.to_dict(),
             "encoder": self.phenotypes.encoder,
@@ -200,7 +220,11 @@ class Model:
         phenotypes = Phenotypes(tuple(texts["ids"].tolist()), texts["vectors"], manifest["encoder"])
         card = (path / CARD).read_text(encoding="utf-8")
         genes = GeneVocabulary.read(path / GENES)
-        model = cls(config, network, genes, phenotypes, card=card, details=manifest["details"])
+        markers = _read_markers(path / MARKERS) if MARKERS in manifest["files"] else None
+        model = cls(
+            config, network, genes, phenotypes, markers=markers, card=card,
+            details=manifest["details"],
+        )  # fmt: skip
         if model.fingerprint != manifest["fingerprint"]:
             msg = f"{path}: weights and genes are not those that the manifest names"
             raise CheckpointError(msg)
@@ -236,6 +260,19 @@ def _check_contents(path: Path, manifest: Mapping[str, Any]) -> None:
     if facts or files:
         msg = f"{path / MANIFEST} lacks {sorted(facts | files)}: it is not that of a whole model"
         raise CheckpointError(msg)
+
+
+def _marker_arrays(markers: Markers) -> dict[str, np.ndarray]:
+    ids = np.array(markers.ids, dtype=str)
+    return {"ids": ids, "terms": markers.term_M, "genes": markers.gene_M}
+
+
+def _read_markers(path: Path) -> Markers:
+    found = load_npz(path)
+    if set(found) != {"ids", "terms", "genes"}:
+        msg = f"{path} holds {sorted(found)}; expected ids, terms and genes"
+        raise CheckpointError(msg)
+    return Markers(tuple(found["ids"].tolist()), found["terms"], found["genes"])
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

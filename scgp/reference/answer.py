@@ -61,6 +61,7 @@ def answer(
     *,
     fusion: Fusion | None = None,
     candidates: Candidates | None = None,
+    described_BX: np.ndarray | None = None,
     set_mass: float | None = None,
 ) -> Iterator[Decision]:
     """Answer cells block by block; zero rows are empty cells.
@@ -77,6 +78,8 @@ def answer(
         How streams are fused; None takes the index's own calibration.
     candidates
         The labels that may be answered; None: all of the index, and the terms above them.
+    described_BX
+        Scores of the candidates' describing head, or None where they have none.
     set_mass
         The mass of label sets (`scgp.reference.conformal.mass_for`); None: no sets.
     """
@@ -93,6 +96,7 @@ def answer(
             yield choose(
                 streams, candidates, type_BE[part], index.text_TD, nearest_B=nearest_B,
                 fusion=fusion, empty_B=empty_B,
+                described_BX=None if described_BX is None else described_BX[part],
             )  # fmt: skip
             continue
         pooled_BT = pool(streams, fusion)

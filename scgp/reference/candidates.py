@@ -9,9 +9,12 @@ candidates cover counts for the most specific of them: a broad candidate means "
 the narrower ones that were asked for". Its share of a stream is what the stream gives to the labels
 that count for it.
 
-A candidate that covers nothing has its text alone. Beside such a one the other streams are left as
-they are over all labels of the reference: were they divided by their sum over the candidates, a
-stream that knows one candidate would give it everything, whatever the cell.
+A candidate that covers nothing has no part in the streams. Where there is a gene head, it is
+compared with the best of the covered ones, and with all other labels, by the scores of a
+*describing head* (`kinship`), which has weights for both. Without one it has its text alone; then
+the other streams are left as they are over all labels of the reference: were they divided by their
+sum over the candidates, a stream that knows one candidate would give it everything, whatever the
+cell.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from scgp.errors import ArgumentError
 from scgp.reference.decision import SLACK, UNKNOWN, Decision
 from scgp.reference.evidence import STREAMS, Fusion, fuse, nearest_text, pool, text_evidence
+from scgp.reference.kinship import TEMPERATURE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scgp.phenotypes.ontology import Ontology
+    from scgp.reference.gene_head import GeneHead
 
 #: Cosine of two texts from which on they may mean the same. Of the 293 labels of the default
 #: reference, 17 % of the pairs on one line have it, and .3 % of the others.
@@ -58,6 +63,9 @@ class Candidates:
         Label i of the reference is neither candidate j nor above or below it.
     below_TT
         Label i of the reference is label j or lies below it.
+    describing
+        The describing head (`kinship.describing_head`): labels of the reference, then candidates.
+        None: every candidate covers labels of the reference, or there is no gene head.
     """
 
     names: list[str]
@@ -67,6 +75,7 @@ class Candidates:
     above_CC: NDArray[np.bool_]
     rival_TC: NDArray[np.bool_]
     below_TT: NDArray[np.bool_]
+    describing: GeneHead | None = None
 
     @property
     def in_reference_C(self) -> NDArray[np.bool_]:
@@ -173,14 +182,31 @@ def text_support(
 ) -> NDArray[np.float64]:
     """Return how the text of a candidate without reference cells does against the best other text.
 
+    The softmax of the two as in `support_of`, of cosines.
+    """
+    text_XD = np.concatenate([text_TD, candidates.text_CD])
+    logit_BX = (type_BD @ text_XD.T).astype(np.float64) / temperature
+    return support_of(logit_BX, text_TD, candidates)
+
+
+def support_of(
+    logit_BX: NDArray[np.floating[Any]], text_TD: NDArray[np.floating[Any]], candidates: Candidates
+) -> NDArray[np.float64]:
+    """Return how a candidate without reference cells does against the best other label.
+
     The softmax of the two, B x C, 0 to 1; NaN for candidates that the reference has cells of. The
-    others are the texts of all labels of the reference and of all candidates, without those that
+    others are all labels of the reference and all candidates that have a text, without those that
     are no rivals (unless there is no other): terms above or below the candidate, and for a free
     text the labels of the reference whose texts nearly say the same (`ALIKE`), with those below.
     Without another text, it is a half.
+
+    Parameters
+    ----------
+    logit_BX
+        For the labels of the reference, then the candidates.
     """
     unseen_C = ~candidates.in_reference_C
-    support_BC = np.full((len(type_BD), len(unseen_C)), np.nan)
+    support_BC = np.full((len(logit_BX), len(unseen_C)), np.nan)
     if not unseen_C.any():
         return support_BC
     text_XD = np.concatenate([text_TD, candidates.text_CD])
@@ -193,7 +219,6 @@ def text_support(
     rival_XC = np.concatenate([candidates.rival_TC & ~alike_TC, other_CC & ~line_CC]) & has_text_X1
     other_XC = np.concatenate([~candidates.cover_TC, other_CC]) & has_text_X1
     rival_XC = np.where(rival_XC.any(axis=0), rival_XC, other_XC)
-    logit_BX = (type_BD @ text_XD.T).astype(np.float64) / temperature
     for c in np.flatnonzero(unseen_C):
         own_B = logit_BX[:, len(text_TD) + c]
         rivals = np.flatnonzero(rival_XC[:, c])
@@ -211,6 +236,7 @@ def choose(
     nearest_B: NDArray[np.floating[Any]],
     fusion: Fusion,
     empty_B: NDArray[np.bool_],
+    described_BX: NDArray[np.floating[Any]] | None = None,
 ) -> Decision:
     """Answer every cell with a candidate or "unknown".
 
@@ -218,10 +244,11 @@ def choose(
     ontology has no part in it. It is the answer if its confidence reaches the threshold, or else
     the most specific candidate above it whose confidence does. The confidence is that of the mass
     which a candidate, with all labels below it, has among *all* labels of the reference: what lies
-    outside the candidates speaks against them. That of a candidate without reference cells is taken
-    from `text_support`. A cell unlike every reference cell, or unlike the texts of all labels and
-    candidates, is "unknown". Texts are compared only
-    where all labels, or all candidates, have one.
+    outside the candidates speaks against them. That of a candidate without reference cells is its
+    `support_of` by the describing head, or taken from its `text_support` where there is none. A
+    cell unlike every reference cell, or unlike the texts of all labels and candidates, is none of
+    the candidates with reference cells, and "unknown" if it is not one without. Texts are compared
+    only where all labels, or all candidates, have one.
 
     Parameters
     ----------
@@ -235,21 +262,30 @@ def choose(
         How streams are fused, and when a cell is called.
     empty_B
         Cells without a count: no answer.
+    described_BX
+        Scores of the describing head, if the candidates have one.
     """
     covered_C = candidates.in_reference_C
     if not _all_have_text(text_TD):
         streams = {**streams, "text": np.full_like(streams["text"], np.nan)}
     support_BT = pool(streams, fusion) if fusion.pooled else fuse(streams, fusion)
-    text_BC = text_support(type_BD, text_TD, candidates, temperature=fusion.temperature_text)
-    mass_BC = np.where(covered_C, support_BT @ candidates.cover_TC, text_BC)
-    sure_BC = fusion.confidence(mass_BC, np.asarray(nearest_B, float)[:, None])
-    posterior_BC = _posterior(streams, candidates, type_BD, fusion)
+    near_B1 = np.asarray(nearest_B, float)[:, None]
+    sure_BC = fusion.confidence(support_BT @ candidates.cover_TC, near_B1)
+    near_text_B = nearest_text(type_BD, np.concatenate([text_TD, candidates.text_CD]))
+    like_B = (nearest_B >= fusion.novelty_threshold) & (near_text_B >= fusion.novelty_text)
+    if described_BX is None:
+        posterior_BC = _posterior(streams, candidates, type_BD, fusion)
+        text_BC = text_support(type_BD, text_TD, candidates, temperature=fusion.temperature_text)
+        sure_BC = np.where(covered_C, sure_BC, fusion.confidence(text_BC, near_B1))
+        asked_BC = np.broadcast_to(like_B[:, None], sure_BC.shape)
+    else:
+        logit_BX = described_BX.astype(np.float64) / TEMPERATURE
+        posterior_BC = _described_posterior(streams, candidates, type_BD, fusion, logit_BX)
+        sure_BC = np.where(covered_C, sure_BC, support_of(logit_BX, text_TD, candidates))
+        asked_BC = like_B[:, None] | ~covered_C
     best_B = posterior_BC.argmax(axis=1)
     upwards_CC = candidates.above_CC.T | np.eye(len(covered_C), dtype=bool)
-    sure_enough_BC = upwards_CC[best_B] & (sure_BC >= fusion.threshold - SLACK)
-    near_B = nearest_text(type_BD, np.concatenate([text_TD, candidates.text_CD]))
-    like_B = (nearest_B >= fusion.novelty_threshold) & (near_B >= fusion.novelty_text)
-    sure_enough_BC &= like_B[:, None]
+    sure_enough_BC = upwards_CC[best_B] & asked_BC & (sure_BC >= fusion.threshold - SLACK)
     # candidates are in order: the first is the most specific
     code_B = np.where(sure_enough_BC.any(axis=1), sure_enough_BC.argmax(axis=1), -1)
     return _write_out(candidates, best_B, code_B, sure_BC, empty_B)
@@ -279,6 +315,39 @@ def _posterior(
         mean = sum(fusion.weight(name) for name in STREAMS) / len(STREAMS)
         fusion = dataclasses.replace(fusion, weight_text=mean or 1.0)
     return fuse(among, fusion)
+
+
+def _described_posterior(
+    streams: Mapping[str, NDArray[np.floating[Any]]],
+    candidates: Candidates,
+    type_BD: NDArray[np.floating[Any]],
+    fusion: Fusion,
+    logit_BX: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Fuse the streams over the covered candidates; the best of them stands against the others."""
+    covered_C = candidates.in_reference_C
+    covered, unseen = np.flatnonzero(covered_C), np.flatnonzero(~covered_C)
+    n_labels = len(candidates.cover_TC)
+    posterior_BC = np.zeros((len(logit_BX), len(covered_C)))
+    rivals_BX = logit_BX[:, n_labels + unseen]
+    if len(covered):
+        part = dataclasses.replace(
+            candidates,
+            names=[candidates.names[c] for c in covered],
+            ids=[candidates.ids[c] for c in covered],
+            text_CD=candidates.text_CD[covered],
+            cover_TC=candidates.cover_TC[:, covered],
+            above_CC=candidates.above_CC[np.ix_(covered, covered)],
+            rival_TC=candidates.rival_TC[:, covered],
+        )
+        posterior_BC[:, covered] = _posterior(streams, part, type_BD, fusion)
+        best_B = covered[posterior_BC[:, covered].argmax(axis=1)]
+        own_BT = np.where(candidates.cover_TC.T[best_B], logit_BX[:, :n_labels], -np.inf)
+        rivals_BX = np.column_stack([own_BT.max(axis=1), rivals_BX])
+    share_BX = softmax(rivals_BX, axis=1)
+    posterior_BC[:, unseen] = share_BX[:, -len(unseen) :]
+    posterior_BC[:, covered] *= share_BX[:, :1]
+    return posterior_BC
 
 
 def _write_out(
