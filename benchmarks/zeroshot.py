@@ -169,11 +169,11 @@ def describing_heads(model: Model, terms: Sequence[str]) -> dict[str, GeneHead]:
     unmarked.directory, unmarked.markers = model.directory, Markers.none()
     heads = {}
     for name, described in {"described_NT": model, "unmarked_NT": unmarked}.items():
-        head = describe(terms, model.phenotypes.vectors(terms), described, None)
+        head = describe(terms, model.phenotypes.vectors(terms), described)
         if head is None:
             message = f"the index of {model.directory} has no gene head"
             raise RuntimeError(message)
-        heads[name] = replace(head, bias_T=np.zeros_like(head.bias_T))
+        heads[name] = head
     return heads
 
 

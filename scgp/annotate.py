@@ -133,8 +133,8 @@ def annotate(
     -----
     ScgpWarning
         Few genes in common, duplicated genes (summed), empty cells, labels outside the ontology.
-        Of `labels`: those named twice, and those without reference cells, whose text alone is
-        compared with the cells; how sure that is has not been calibrated.
+        Of `labels`: those named twice, and those without reference cells, whose description alone
+        is compared with the cells; how sure that is was measured on other types.
 
     Notes
     -----

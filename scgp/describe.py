@@ -6,6 +6,7 @@ Must not know how a label was named (`labels`, `texts`), nor how weights follow 
 Shape suffixes: L labels of a gene head, D labels described, W width of the text encoder.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,12 @@ from scgp.which import has_index, model_index
 
 
 def describe(
-    term_ids: Sequence[str], vector_DW: np.ndarray, model: Model, index: ReferenceIndex | None
+    term_ids: Sequence[str],
+    vector_DW: np.ndarray,
+    model: Model,
+    index: ReferenceIndex | None = None,
+    *,
+    penalty: float = 0.0,
 ) -> GeneHead | None:
     """Return a head whose scores compare cells with descriptions of labels.
 
@@ -32,6 +38,9 @@ def describe(
         Ontology ids of the labels described, "" for free text.
     vector_DW
         Vectors of their texts, as the encoder made them.
+    penalty
+        What is taken from the scores of labels that the index has cells of: 0 to ask which cells
+        fit a description, `scgp.reference.kinship.PENALTY` to let descriptions compete.
 
     Returns
     -------
@@ -45,5 +54,6 @@ def describe(
     text_DW = np.concatenate([model.phenotypes.vectors(source.label_ids), vector_DW])
     marker_DG = model.markers.weights(ids, model.config.n_genes)
     likeness_DD = likeness(model.centred_texts(text_DW), Ontology("CL").soft_scores(ids), marker_DG)
-    known_D = np.array([term in known for term in ids])
-    return describing_head(source.gene_head, likeness_DD, marker_DG, known_D)
+    head = describing_head(source.gene_head, likeness_DD, marker_DG)
+    known_D = np.array([term in known for term in term_ids])
+    return dataclasses.replace(head, bias_T=np.where(known_D, -penalty, 0).astype(np.float32))

@@ -20,6 +20,7 @@ from scgp.phenotypes.text import TextEncoder
 from scgp.reference.candidates import Candidates, make_candidates
 from scgp.reference.decision import UNKNOWN
 from scgp.reference.index import ReferenceIndex
+from scgp.reference.kinship import PENALTY
 from scgp.texts import encoder_for, read_terms, text_vectors, warn_readings
 
 
@@ -74,7 +75,7 @@ def read_candidates(
         term_ids = [*index.label_ids, *candidates.ids]
         asked = [text_of[pair] for pair in zip(candidates.names, candidates.ids, strict=True)]
         vector_XW = np.concatenate([model.phenotypes.vectors(index.label_ids), asked])
-        head = describe(term_ids, vector_XW, model, index)
+        head = describe(term_ids, vector_XW, model, index, penalty=PENALTY)
         candidates = dataclasses.replace(candidates, describing=head)
     facts: dict[str, object] = {
         "labels": names,

@@ -11,6 +11,7 @@ from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.candidates import choose, make_candidates, restrict, shares, text_support
 from scgp.reference.evidence import Fusion, fuse, pool
+from scgp.reference.kinship import TEMPERATURE
 
 CL = Ontology("CL")
 B_CELL, T_CELL, CD4, CD8 = "CL:0000236", "CL:0000084", "CL:0000624", "CL:0000625"
@@ -96,27 +97,20 @@ def test_sizes_that_do_not_fit(names, n_texts):
 def test_a_stream_over_candidates_by_hand():
     share_TC = np.array([[1, 0], [0, 0.5], [0, 0.5], [0, 0]])
     stream_BT = np.array([[0.2, 0.1, 0.5, 0.2], [0, 0, 0, 1]])
-    found_BC = restrict(stream_BT, share_TC, np.array([True, True]))
+    found_BC = restrict(stream_BT, share_TC)
     np.testing.assert_allclose(found_BC, [[0.4, 0.6], [0.5, 0.5]])  # no mass: uniform
 
 
 def test_a_broad_candidate_with_nothing_left_is_no_unseen_one():
     """Its labels all count for narrower candidates; the streams know of it."""
     stream_BT, share_TC = np.array([[0.2, 0.6, 0.2]]), np.array([[1.0, 0], [1, 0], [0, 0]])
-    found_BC = restrict(stream_BT, share_TC, np.array([True, True]))
+    found_BC = restrict(stream_BT, share_TC)
     np.testing.assert_allclose(found_BC, [[1, 0]])
-
-
-def test_beside_an_unseen_candidate_masses_are_left_as_they_are():
-    """One known candidate must not get all of a stream for want of others."""
-    share_TC = np.array([[1, 0], [0, 0]])
-    found_BC = restrict(np.array([[0.1, 0.9]]), share_TC, np.array([True, False]))
-    np.testing.assert_allclose(found_BC, [[0.1, np.nan]])
 
 
 def test_a_silent_stream_stays_silent():
     share_TC = np.array([[1.0, 0], [0, 1]])
-    assert np.isnan(restrict(np.full((3, 2), np.nan), share_TC, np.array([True, True]))).all()
+    assert np.isnan(restrict(np.full((3, 2), np.nan), share_TC)).all()
 
 
 @st.composite
@@ -141,16 +135,9 @@ def test_streams_stay_distributions(asked):
     ids, rng = asked
     candidates = _candidates(ids)
     share_TC = shares(candidates.cover_TC, candidates.above_CC)
-    counted_T = candidates.cover_TC.any(axis=1)
-    np.testing.assert_allclose(share_TC.sum(axis=1), counted_T)
+    np.testing.assert_allclose(share_TC.sum(axis=1), candidates.cover_TC.any(axis=1))
     for stream_BT in _random_streams(rng).values():
-        found_BC = restrict(stream_BT, share_TC, candidates.in_reference_C)
-        if candidates.in_reference_C.all():
-            np.testing.assert_allclose(found_BC.sum(axis=1), 1)
-        else:
-            mass_B = stream_BT[:, counted_T].sum(axis=1)
-            np.testing.assert_allclose(np.nansum(found_BC, axis=1), mass_B, atol=1e-12)
-        assert (np.isnan(found_BC).all(axis=0) == ~candidates.in_reference_C).all()
+        np.testing.assert_allclose(restrict(stream_BT, share_TC).sum(axis=1), 1)
 
 
 # ---- the choice ----
@@ -314,7 +301,7 @@ def test_an_unseen_candidate_wins_by_its_text_and_not_for_want_of_others():
     other = _agreed([0.05, 0, 0, 0, 0, 0.95, 0])
     assert _choose(candidates, other, _cell(d7=0.9)).label.tolist() == ["neuron"]
     nk = _choose(candidates, other, _cell(d5=0.9, d7=0.3))
-    assert (nk.leaf.tolist(), nk.label.tolist()) == (["neuron"], ["unknown"])
+    assert nk.label.tolist() == ["unknown"]
 
 
 def test_text_is_heard_where_it_has_no_weight():
@@ -336,3 +323,63 @@ def test_a_label_with_the_only_text_has_no_advantage():
     found = choose(streams, candidates, _cell(d5=1), TEXT_TD[[0, 6]], nearest_B=np.ones(1),
                    fusion=FUSION, empty_B=np.zeros(1, bool))  # fmt: skip
     assert found.leaf_confidence[0] < 0.05
+
+
+# ---- candidates without reference cells, beside a describing head ----
+
+
+def _described(candidates, streams, type_BD=None, *, nearest=1.0, fusion=FUSION, **scores):
+    """Choose, with scores of labels of the reference and of candidates by name; others have 0."""
+    n = len(streams["head"])
+    names = [*LABELS, *candidates.names]
+    described_BX = np.zeros((n, len(names)), np.float32)
+    for name, score in scores.items():
+        described_BX[:, names.index(name)] = score
+    type_BD = _cell(d6=1.0) if type_BD is None else type_BD
+    return choose(streams, candidates, type_BD, TEXT_TD, nearest_B=np.full(n, nearest),
+                  fusion=fusion, empty_B=np.zeros(n, bool), described_BX=described_BX)  # fmt: skip
+
+
+def test_a_described_candidate_has_the_odds_of_its_lead():
+    """Streams that agree on a B cell have no say in what they know nothing of."""
+    candidates = _candidates([NEURON, B_CELL])
+    found = _described(candidates, _agreed([1, 0, 0, 0, 0, 0, 0]), neuron=5.0, **{"B cell": 2.0})
+    assert (found.label.tolist(), found.ontology_id.tolist()) == (["neuron"], [NEURON])
+    odds = np.exp((5.0 - 2.0) / TEMPERATURE)
+    np.testing.assert_allclose(found.confidence, odds / (1 + odds), rtol=1e-5)
+
+
+def test_the_streams_choose_among_covered_candidates():
+    """Whatever the describing head says of these; it says how a described one does against all."""
+    candidates = _candidates([NEURON, B_CELL, T_CELL])
+    b_cell = _agreed([1, 0, 0, 0, 0, 0, 0])
+    scores = {"B cell": 4.0, "T cell": 9.0}
+    assert _described(candidates, b_cell, neuron=1.0, **scores).label.tolist() == ["B cell"]
+    assert _described(candidates, b_cell, neuron=12.0, **scores).leaf.tolist() == ["neuron"]
+
+
+def test_a_label_that_was_not_asked_for_speaks_against_a_described_one():
+    candidates = _candidates([NEURON])
+    nk_cell = _agreed([0, 0, 0, 0, 0, 1, 0])
+    found = _described(candidates, nk_cell, neuron=2.0, **{CL.label(NK): 6.0})
+    assert (found.leaf.tolist(), found.label.tolist()) == (["neuron"], ["unknown"])
+    assert _described(candidates, nk_cell, neuron=6.0).label.tolist() == ["neuron"]
+
+
+def test_free_text_is_no_described_candidate():
+    """A describing head knows more of terms than of free text, which it would never let win."""
+    text_CD = np.eye(8, dtype=np.float32)[[7]]
+    candidates = _candidates([""], ["nerve"], text_CD)
+    nk_cell = _agreed([0, 0, 0, 0, 0, 1, 0])
+    assert _described(candidates, nk_cell, _cell(d7=0.9), nerve=-9.0).label.tolist() == ["nerve"]
+    assert _described(candidates, nk_cell, _cell(d5=0.9), nerve=9.0).label.tolist() == ["unknown"]
+
+
+def test_a_cell_unlike_all_the_reference_may_be_of_a_described_candidate():
+    candidates = _candidates([NEURON, B_CELL])
+    streams = _agreed([1, 0, 0, 0, 0, 0, 0])
+    fusion = dataclasses.replace(FUSION, novelty_threshold=0.5)
+    far = {"nearest": 0.1, "fusion": fusion}
+    assert _described(candidates, streams, neuron=6.0, **far).label.tolist() == ["neuron"]
+    assert _described(candidates, streams, neuron=-6.0, **far).label.tolist() == ["unknown"]
+    assert _described(candidates, streams, neuron=-6.0).label.tolist() == ["B cell"]

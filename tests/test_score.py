@@ -11,12 +11,14 @@ import scipy.sparse as sp
 from scipy.stats import rankdata
 
 import scgp
+from scgp.describe import describe
 from scgp.embed import embed_adata
 from scgp.errors import ArgumentError, CountsError, GeneError, ScgpWarning
 from scgp.phenotypes import text
 from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.terms import Phenotypes
 from scgp.phenotypes.text import TextEncoder, term_vectors
+from scgp.score import COSINE_WEIGHT
 
 B_CELL, T_CELL, NK, MONOCYTE = "CL:0000236", "CL:0000084", "CL:0000623", "CL:0000576"
 KILLER = "cytotoxic lymphocyte that kills tumour cells"
@@ -25,7 +27,8 @@ FREE_B = "B cells of the blood"  # no name of a term, nor near one
 LINEAGE = {
     "B cell": "CD19+ B",
     "natural killer cell": "CD56+ NK",
-    "CD14-positive monocyte": "CD14+ Monocyte",
+    # by their genes the cells so labelled are non-classical ones (scgp.demo says so)
+    "monocyte": "CD14+ Monocyte",
 }
 
 
@@ -54,22 +57,38 @@ def test_the_documented_slots_and_nothing_else(blood, model, state):
     score_BT, facts = blood.obsm["scgp_text"], blood.uns["scgp_text"]
     assert type(score_BT) is np.ndarray
     assert (score_BT.shape, score_BT.dtype) == ((120, 2), np.float32)
-    assert np.abs(score_BT).max() <= 1
+    assert np.isfinite(score_BT).all()
     assert facts == {
         "texts": ["NK cell", T_CELL], "ontology_term_ids": [NK, T_CELL],
         "model": model.fingerprint, "counts": "X",
-        "n_genes": 765, "n_genes_matched": facts["n_genes_matched"],
+        "n_genes": 765, "n_genes_matched": facts["n_genes_matched"], "scored_by_genes": True,
     }  # fmt: skip
     del blood.obsm["scgp_text"], blood.uns["scgp_text"]
     assert state(blood) == before
 
 
-def test_a_score_is_the_cosine_of_type_slot_and_text(blood, model):
+def test_without_a_reference_a_score_is_the_cosine_of_type_slot_and_text(blood, model):
+    bare = scgp.Model(model.config, model.network, model.genes, model.phenotypes)
     vectors, _ = embed_adata(
-        blood, model, layer=None, use_raw=None, batch_size=256, device=None, progress=False
+        blood, bare, layer=None, use_raw=None, batch_size=256, device=None, progress=False
     )
-    expected_BT = vectors.type_BE @ model.project_terms([B_CELL, NK]).T
-    np.testing.assert_array_equal(_scores(blood, [B_CELL, NK]), expected_BT)
+    cosine_BT = vectors.type_BE @ model.project_terms([B_CELL, NK]).T
+    _score(blood, [B_CELL, NK], model=bare)
+    np.testing.assert_allclose(blood.obsm["scgp_text"], COSINE_WEIGHT * cosine_BT, atol=1e-6)
+    assert blood.uns["scgp_text"]["scored_by_genes"] is False
+
+
+def test_genes_have_a_part_in_a_score(blood, model):
+    """What is added to the cosine is the score of the describing head, cell by cell."""
+    bare = scgp.Model(model.config, model.network, model.genes, model.phenotypes)
+    by_genes_BT = _scores(blood, [B_CELL, NK]) - _scores(blood, [B_CELL, NK], model=bare)
+    head = describe([B_CELL, NK], model.phenotypes.vectors([B_CELL, NK]), model)
+    genes = model.genes.match(blood.var_names).token_of_column
+    measured_G = np.zeros(model.config.n_genes, bool)
+    measured_G[genes[genes >= 0]] = True
+    values = model.tokenizer.tokenize(blood.X[:, genes >= 0], genes[genes >= 0])
+    expected_BT = head.scores(values.values(model.config.n_genes), measured_G)
+    np.testing.assert_allclose(by_genes_BT, expected_BT, atol=1e-4)
 
 
 def test_copy_and_key_added(blood, state):
@@ -112,8 +131,8 @@ def test_a_score_does_not_depend_on_the_other_texts(blood):
     """Nor on their order; what is given twice has two equal columns."""
     alone_B1 = _scores(blood, "B cell")
     mixed_BT = _scores(blood, ["T cell", "B cell", "neuron", "B cell"])
-    np.testing.assert_allclose(mixed_BT[:, [1]], alone_B1, atol=1e-6)
-    np.testing.assert_allclose(mixed_BT[:, [3]], alone_B1, atol=1e-6)
+    np.testing.assert_allclose(mixed_BT[:, [1]], alone_B1, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mixed_BT[:, [3]], alone_B1, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +153,7 @@ def _auroc(score_B, is_B):
 def test_the_right_cells_score_highest(all_blood):
     """Real cells, labelled by bead sorting and correlation; the model has seen their donor.
 
-    The first checkpoint has .999, .999 and .932. Monocytes are bounded lower: most cells that the
+    The checkpoint has .998, .997 and .918. Monocytes are bounded lower: most cells that the
     data set calls dendritic are of the same lineage.
     """
     score_BT = _scores(all_blood, [*LINEAGE])
@@ -172,8 +191,8 @@ def test_free_text_among_terms(blood, minilm, monkeypatch):
     assert blood.uns["scgp_text"]["ontology_term_ids"] == ["", B_CELL, "", ""]
     score_BT = blood.obsm["scgp_text"]
     np.testing.assert_array_equal(score_BT[:, 0], score_BT[:, 3])
-    np.testing.assert_allclose(score_BT[:, [1]], _scores(blood, B_CELL), atol=1e-6)
-    np.testing.assert_allclose(score_BT[:, [2]], _scores(blood, FREE_B), atol=1e-5)
+    np.testing.assert_allclose(score_BT[:, [1]], _scores(blood, B_CELL), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(score_BT[:, [2]], _scores(blood, FREE_B), rtol=1e-5, atol=1e-4)
     assert np.corrcoef(score_BT[:, 1], score_BT[:, 2])[0, 1] > 0.5
 
 

@@ -9,12 +9,10 @@ candidates cover counts for the most specific of them: a broad candidate means "
 the narrower ones that were asked for". Its share of a stream is what the stream gives to the labels
 that count for it.
 
-A candidate that covers nothing has no part in the streams. Where there is a gene head, it is
-compared with the best of the covered ones, and with all other labels, by the scores of a
-*describing head* (`kinship`), which has weights for both. Without one it has its text alone; then
-the other streams are left as they are over all labels of the reference: were they divided by their
-sum over the candidates, a stream that knows one candidate would give it everything, whatever the
-cell.
+A candidate that covers nothing has no part in the streams, and stands against all that do by its
+*support*: how it does against the best other label, where it can be compared with it. A term is
+compared by the scores of a describing head (`kinship`), which has weights for labels with and
+without cells; free text, and where there is no such head, by the cosine of texts.
 """
 
 from __future__ import annotations
@@ -23,11 +21,11 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import expit, softmax
+from scipy.special import expit, logit, softmax
 
 from scgp.errors import ArgumentError
 from scgp.reference.decision import SLACK, UNKNOWN, Decision
-from scgp.reference.evidence import STREAMS, Fusion, fuse, nearest_text, pool, text_evidence
+from scgp.reference.evidence import Fusion, fuse, nearest_text, pool, text_evidence
 from scgp.reference.kinship import TEMPERATURE
 
 if TYPE_CHECKING:
@@ -41,6 +39,8 @@ if TYPE_CHECKING:
 #: Cosine of two texts from which on they may mean the same. Of the 293 labels of the default
 #: reference, 17 % of the pairs on one line have it, and .3 % of the others.
 ALIKE = 0.6
+#: Between these a support is turned into odds.
+_SURELY = (1e-12, 1 - 1e-12)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,24 +151,18 @@ def shares(cover_TC: NDArray[np.bool_], above_CC: NDArray[np.bool_]) -> NDArray[
 
 
 def restrict(
-    stream_BT: NDArray[np.floating[Any]],
-    share_TC: NDArray[np.float64],
-    covered_C: NDArray[np.bool_],
+    stream_BT: NDArray[np.floating[Any]], share_TC: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return what a stream says of the candidates, B x C.
+    """Return what a stream says of candidates that cover labels, B x C.
 
-    Where every candidate covers labels of the reference, rows sum to 1; one without any mass on a
-    candidate is uniform. Otherwise those that cover none are NaN, and the others keep the mass that
-    they have among all labels. One whose labels all count for narrower candidates has 0. A stream
-    that is silent stays so.
+    Rows sum to 1; one without any mass on a candidate is uniform. A candidate whose labels all
+    count for narrower ones has 0. A stream that is silent stays so.
     """
     if np.isnan(stream_BT).any():
-        return np.full((len(stream_BT), len(covered_C)), np.nan)
+        return np.full((len(stream_BT), share_TC.shape[1]), np.nan)
     mass_BC = stream_BT.astype(np.float64) @ share_TC
-    if not covered_C.all():
-        return np.where(covered_C, mass_BC, np.nan)
     total_B1 = mass_BC.sum(axis=1, keepdims=True)
-    uniform_BC = np.full_like(mass_BC, 1 / len(covered_C))
+    uniform_BC = np.full_like(mass_BC, 1 / max(share_TC.shape[1], 1))
     has_mass_B1 = total_B1 > np.finfo(float).tiny
     return np.divide(mass_BC, total_B1, out=uniform_BC, where=has_mass_B1)
 
@@ -245,10 +239,10 @@ def choose(
     the most specific candidate above it whose confidence does. The confidence is that of the mass
     which a candidate, with all labels below it, has among *all* labels of the reference: what lies
     outside the candidates speaks against them. That of a candidate without reference cells is its
-    `support_of` by the describing head, or taken from its `text_support` where there is none. A
-    cell unlike every reference cell, or unlike the texts of all labels and candidates, is none of
-    the candidates with reference cells, and "unknown" if it is not one without. Texts are compared
-    only where all labels, or all candidates, have one.
+    support by the describing head, or is taken from its `text_support` where that does not describe
+    it. A cell unlike every reference cell, or unlike the texts of all labels and candidates, is
+    "unknown", unless it is of a candidate that the head describes. Texts are compared only where
+    all labels, or all candidates, have one.
 
     Parameters
     ----------
@@ -268,21 +262,21 @@ def choose(
     covered_C = candidates.in_reference_C
     if not _all_have_text(text_TD):
         streams = {**streams, "text": np.full_like(streams["text"], np.nan)}
-    support_BT = pool(streams, fusion) if fusion.pooled else fuse(streams, fusion)
+    pooled_BT = pool(streams, fusion) if fusion.pooled else fuse(streams, fusion)
     near_B1 = np.asarray(nearest_B, float)[:, None]
-    sure_BC = fusion.confidence(support_BT @ candidates.cover_TC, near_B1)
     near_text_B = nearest_text(type_BD, np.concatenate([text_TD, candidates.text_CD]))
     like_B = (nearest_B >= fusion.novelty_threshold) & (near_text_B >= fusion.novelty_text)
-    if described_BX is None:
-        posterior_BC = _posterior(streams, candidates, type_BD, fusion)
-        text_BC = text_support(type_BD, text_TD, candidates, temperature=fusion.temperature_text)
-        sure_BC = np.where(covered_C, sure_BC, fusion.confidence(text_BC, near_B1))
-        asked_BC = np.broadcast_to(like_B[:, None], sure_BC.shape)
-    else:
+    support_BC = text_support(type_BD, text_TD, candidates, temperature=fusion.temperature_text)
+    mass_BC = np.where(covered_C, pooled_BT @ candidates.cover_TC, support_BC)
+    sure_BC = fusion.confidence(mass_BC, near_B1)
+    asked_BC = np.broadcast_to(like_B[:, None], sure_BC.shape)
+    if described_BX is not None:
+        described_C = ~covered_C & np.array([bool(i) for i in candidates.ids])
         logit_BX = described_BX.astype(np.float64) / TEMPERATURE
-        posterior_BC = _described_posterior(streams, candidates, type_BD, fusion, logit_BX)
-        sure_BC = np.where(covered_C, sure_BC, support_of(logit_BX, text_TD, candidates))
-        asked_BC = like_B[:, None] | ~covered_C
+        own_BC = support_of(logit_BX, text_TD, candidates)
+        support_BC, sure_BC = (np.where(described_C, own_BC, x) for x in (support_BC, sure_BC))
+        asked_BC = asked_BC | described_C
+    posterior_BC = _posterior(streams, candidates, type_BD, fusion, support_BC)
     best_B = posterior_BC.argmax(axis=1)
     upwards_CC = candidates.above_CC.T | np.eye(len(covered_C), dtype=bool)
     sure_enough_BC = upwards_CC[best_B] & asked_BC & (sure_BC >= fusion.threshold - SLACK)
@@ -301,52 +295,29 @@ def _posterior(
     candidates: Candidates,
     type_BD: NDArray[np.floating[Any]],
     fusion: Fusion,
+    support_BC: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Fuse the streams over the candidates; each is compared with the cell by its own text."""
-    share_TC = shares(candidates.cover_TC, candidates.above_CC)
-    covered_C = candidates.in_reference_C
-    among = {
-        name: restrict(x, share_TC, covered_C) for name, x in streams.items() if name != "text"
-    }
-    text_BC = text_evidence(type_BD, candidates.text_CD, temperature=fusion.temperature_text)
-    among["text"] = text_BC if _all_have_text(candidates.text_CD) else np.full_like(text_BC, np.nan)
-    if not fusion.weight_text and not covered_C.all():
-        # nothing else is heard of these candidates: it counts as the mean stream does
-        mean = sum(fusion.weight(name) for name in STREAMS) / len(STREAMS)
-        fusion = dataclasses.replace(fusion, weight_text=mean or 1.0)
-    return fuse(among, fusion)
+    """Fuse the streams over the covered candidates, and let the others stand against their sum.
 
-
-def _described_posterior(
-    streams: Mapping[str, NDArray[np.floating[Any]]],
-    candidates: Candidates,
-    type_BD: NDArray[np.floating[Any]],
-    fusion: Fusion,
-    logit_BX: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Fuse the streams over the covered candidates; the best of them stands against the others."""
+    Each covered candidate is compared with the cell by its own text. One that covers nothing has
+    the odds of its support.
+    """
     covered_C = candidates.in_reference_C
     covered, unseen = np.flatnonzero(covered_C), np.flatnonzero(~covered_C)
-    n_labels = len(candidates.cover_TC)
-    posterior_BC = np.zeros((len(logit_BX), len(covered_C)))
-    rivals_BX = logit_BX[:, n_labels + unseen]
+    odds_BX = logit(np.clip(support_BC[:, unseen], *_SURELY))
     if len(covered):
-        part = dataclasses.replace(
-            candidates,
-            names=[candidates.names[c] for c in covered],
-            ids=[candidates.ids[c] for c in covered],
-            text_CD=candidates.text_CD[covered],
-            cover_TC=candidates.cover_TC[:, covered],
-            above_CC=candidates.above_CC[np.ix_(covered, covered)],
-            rival_TC=candidates.rival_TC[:, covered],
-        )
-        posterior_BC[:, covered] = _posterior(streams, part, type_BD, fusion)
-        best_B = covered[posterior_BC[:, covered].argmax(axis=1)]
-        own_BT = np.where(candidates.cover_TC.T[best_B], logit_BX[:, :n_labels], -np.inf)
-        rivals_BX = np.column_stack([own_BT.max(axis=1), rivals_BX])
-    share_BX = softmax(rivals_BX, axis=1)
-    posterior_BC[:, unseen] = share_BX[:, -len(unseen) :]
-    posterior_BC[:, covered] *= share_BX[:, :1]
+        odds_BX = np.column_stack([np.zeros(len(type_BD)), odds_BX])
+    share_BX = softmax(odds_BX, axis=1)
+    posterior_BC = np.zeros_like(support_BC)
+    posterior_BC[:, unseen] = share_BX[:, share_BX.shape[1] - len(unseen) :]
+    if len(covered):
+        above_CC = candidates.above_CC[np.ix_(covered, covered)]
+        share_TC = shares(candidates.cover_TC[:, covered], above_CC)
+        among = {name: restrict(x, share_TC) for name, x in streams.items() if name != "text"}
+        text_CD = candidates.text_CD[covered]
+        text_BC = text_evidence(type_BD, text_CD, temperature=fusion.temperature_text)
+        among["text"] = text_BC if _all_have_text(text_CD) else np.full_like(text_BC, np.nan)
+        posterior_BC[:, covered] = fuse(among, fusion) * share_BX[:, :1]
     return posterior_BC
 
 

@@ -33,7 +33,7 @@ RIDGE = 1.0
 MARKER_SHARE = 0.5
 #: Fewer markers than this among the genes of the head say nothing.
 FEWEST_MARKERS = 2
-#: What a label with cells has to lead a label without by, to be as likely, and what divides the
+#: By how much a label with cells still leads one without that is as likely, and what divides the
 #: lead to make a logit: a logistic regression on held-out terms, one cell in five being of the
 #: label.
 PENALTY, TEMPERATURE = 1.8, 1.5
@@ -63,13 +63,11 @@ def describing_head(
     head: GeneHead,
     likeness_DD: NDArray[np.floating[Any]],
     marker_DG: sp.csr_matrix,
-    known_D: NDArray[np.bool_],
 ) -> GeneHead:
     """Return a head for labels by their descriptions, whose scores can be compared.
 
     Every label has weights of length 1, and those that `head` has cells of are described like the
-    others: what is known of a label by its cells would always win. What is left of that lead is the
-    `PENALTY`.
+    others: what is known of a label by its cells would always win.
 
     Parameters
     ----------
@@ -79,8 +77,6 @@ def describing_head(
         As `likeness` gives it: the L labels of the head, then those that are asked for.
     marker_DG
         Weights of the markers of the same.
-    known_D
-        Whether `head` has cells of the same.
 
     Returns
     -------
@@ -96,7 +92,7 @@ def describing_head(
     return dataclasses.replace(
         head,
         weight_HT=weight_HD.astype(np.float16),
-        bias_T=np.where(known_D[n_labels:], -PENALTY, 0).astype(np.float32),
+        bias_T=np.zeros(weight_HD.shape[1], np.float32),
     )
 
 

@@ -16,6 +16,7 @@ from scgp import demo
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.directory import save_npz
+from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.terms import Phenotypes
 
 HERE = Path(__file__).parent
@@ -38,9 +39,11 @@ def main() -> None:
     config = ModelConfig(
         n_genes=genes.n_genes, n_tokens=16, width=16, n_layers=1, pool_width=16, embed_dim=16
     )
+    markers = Markers.from_columns({terms[0]: [0, 1, 2]})
     model = scgp.train(
         cells, out=folder / "model", label_key="cell_type", study_key="study", donor_key=None,
-        genes=genes, phenotypes=texts, config=config, settings=TrainConfig(pool_steps=60, steps=20),
+        genes=genes, phenotypes=texts, markers=markers, config=config,
+        settings=TrainConfig(pool_steps=60, steps=20),
         card="A small model for the tests; no use for anything else.\n", progress=False,
     )  # fmt: skip
     (folder / "model.history.csv").unlink()
