@@ -164,12 +164,13 @@ def describing_heads(model: Model, terms: Sequence[str]) -> dict[str, GeneHead]:
     from scgp.describe import describe
     from scgp.model.checkpoint import Model
     from scgp.phenotypes.markers import Markers
+    from scgp.which import model_index
 
     unmarked = Model(model.config, model.network, model.genes, model.phenotypes)
-    unmarked.directory, unmarked.markers = model.directory, Markers.none()
+    unmarked.markers = Markers.none()
     heads = {}
     for name, described in {"described_NT": model, "unmarked_NT": unmarked}.items():
-        head = describe(terms, model.phenotypes.vectors(terms), described)
+        head = describe(terms, model.phenotypes.vectors(terms), described, model_index(model))
         if head is None:
             message = f"the index of {model.directory} has no gene head"
             raise RuntimeError(message)

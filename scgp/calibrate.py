@@ -14,13 +14,14 @@ from scipy.sparse.csgraph import connected_components
 
 from scgp.cells.corpus import Corpus
 from scgp.cells.sampling import at_most
+from scgp.describe import with_descriptions
 from scgp.embed import CellVectors, embed_rows
 from scgp.errors import warn_user
 from scgp.model.checkpoint import Model
 from scgp.objective import TermTable
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import streams_of
-from scgp.reference.evidence import STREAMS, Fusion, nearest_text
+from scgp.reference.evidence import Fusion, nearest_text
 from scgp.reference.fitting import HeldOut, fit_answers
 from scgp.reference.gene_head import CELLS, DRAWN_CELLS, GeneHead, fit_gene_head
 from scgp.reference.index import ReferenceIndex
@@ -121,12 +122,12 @@ def _held_out(
     rows = np.flatnonzero(held_N & (types.cell_N >= 0))
     rows = rows[at_most(CELLS_HELD_OUT, types.cell_N[rows], corpus.study_N[rows], rng)]
     vectors = _embed(model, corpus.count_NG[rows], use_tokens=False)
-    score_BT = _gene_scores(model, index, corpus, rows)
-    streams, nearest_B = streams_of(index, vectors.cell_BE, vectors.type_BE, score_BT, Fusion())
+    score_BS = _gene_scores(model, index, corpus, rows)
+    streams, nearest_B = streams_of(index, vectors.cell_BE, vectors.type_BE, score_BS, Fusion())
     column_T = np.array([types.names.index(index_name(index, i)) for i in range(len(index.labels))])
-    spread = {name: np.zeros((len(rows), len(types.names))) for name in STREAMS}
-    for name in STREAMS:
-        spread[name][:, column_T] = streams[name]
+    spread = {name: np.zeros((len(rows), len(types.names))) for name in streams}
+    for name, stream in streams.items():
+        spread[name][:, column_T] = stream
     there_T = np.zeros(len(types.names), dtype=bool)
     there_T[column_T] = True
     known_T = np.any(types.ancestor_TT.numpy() & there_T, axis=1)
@@ -195,13 +196,13 @@ def _gene_scores(
     if index.gene_head is None:
         return None
     values = _values(model, corpus.count_NG[rows])
-    score_BT = np.empty((len(rows), len(index.labels)), np.float32)
+    score_BS = np.empty((len(rows), index.gene_head.n_scores), np.float32)
     source_B = corpus.source_N[rows]
     for source in np.unique(source_B):
         of_source = np.flatnonzero(source_B == source)
         measured_G = corpus.measured_SG[source]
-        score_BT[of_source] = index.gene_head.scores(values[of_source], measured_G)
-    return score_BT
+        score_BS[of_source] = index.gene_head.scores(values[of_source], measured_G)
+    return score_BS
 
 
 def index_name(index: ReferenceIndex, label: int) -> str:
@@ -246,6 +247,8 @@ def reference_of(
     label_ids = [id_of[name] for name in order]
     label_of_class = np.array([order.index(x) if x in order else -1 for x in name_of])
     label_N = np.where(types.cell_N >= 0, label_of_class[types.cell_N], -1)
+    head = _gene_head(model, corpus, label_N, len(order), rng)
+    head, likeness_TT = with_descriptions(head, label_ids, model)
     return ReferenceIndex.build(
         vectors.cell_BE[full],
         labels,
@@ -255,7 +258,8 @@ def reference_of(
         text_TD=model.project_terms(label_ids),
         model_fingerprint=model.fingerprint,
         calibration=fusion,
-        gene_head=_gene_head(model, corpus, label_N, len(order), rng),
+        gene_head=head,
+        likeness_TT=likeness_TT,
         seed=seed,
     )
 

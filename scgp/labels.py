@@ -22,6 +22,7 @@ from scgp.reference.decision import UNKNOWN
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.kinship import PENALTY
 from scgp.texts import encoder_for, read_terms, text_vectors, warn_readings
+from scgp.which import own_index
 
 
 def read_candidates(
@@ -72,10 +73,11 @@ def read_candidates(
             "sure that is was measured on other types"
         )
         text_of = dict(zip(pairs, vector_CW, strict=True))
+        source = own_index(model) or index  # the model's own has more labels to learn from
         term_ids = [*index.label_ids, *candidates.ids]
         asked = [text_of[pair] for pair in zip(candidates.names, candidates.ids, strict=True)]
         vector_XW = np.concatenate([model.phenotypes.vectors(index.label_ids), asked])
-        head = describe(term_ids, vector_XW, model, index, penalty=PENALTY)
+        head = describe(term_ids, vector_XW, model, source, penalty=PENALTY)
         candidates = dataclasses.replace(candidates, describing=head)
     facts: dict[str, object] = {
         "labels": names,

@@ -19,6 +19,7 @@ from scgp.model.checkpoint import Model
 from scgp.phenotypes.text import TextEncoder
 from scgp.slots import check_target, write_slots
 from scgp.texts import listed, read_terms, text_vectors, warn_readings
+from scgp.which import own_index
 
 #: What a cosine counts beside a score of genes: the spread of the two over cells is then about
 #: equal. Chosen on terms held out of training; from 2 to 8 it hardly matters.
@@ -128,7 +129,7 @@ def score_text(
     # before the cells are embedded, which takes longer than to find that an encoder is missing
     vector_TW = text_vectors(given, term_ids, model, encoder)
     warn_readings(given, term_ids, model)
-    head = describe(term_ids, vector_TW, model)
+    head = describe(term_ids, vector_TW, model, own_index(model))
     parts: list[np.ndarray] = []
 
     def watch(_: int, tokens: TokenBatch, measured_G: np.ndarray) -> None:

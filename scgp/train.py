@@ -123,6 +123,7 @@ def train(
     settings = settings or TrainConfig()
     on = resolve_device(device)
     model = _start(base, genes, phenotypes, config, settings.seed)
+    model.markers = model.markers if markers is None else markers
     corpus = read_corpus(
         data, model.genes, label_key=label_key, study_key=study_key, donor_key=donor_key,
         tissue_key=tissue_key, disease_key=disease_key, unlabelled=unlabelled, drawn=drawn,
@@ -152,7 +153,7 @@ def train(
     }
     trained = Model(
         model.config, model.network, model.genes, model.phenotypes,
-        markers=model.markers if markers is None else markers, card=card, details=details,
+        markers=model.markers, card=card, details=details,
     )  # fmt: skip
     index = reference_of(trained, corpus, tables["type"], seed=settings.seed, fusion=fusion)
     trained.save(out, beside={"index": index.save}, overwrite=overwrite)
@@ -221,7 +222,7 @@ def _fold_fitter(
             fold, corpus, tables, fold_settings, device=device, work=None, resume=False,
             progress=progress,
         )  # fmt: skip
-        return Model(model.config, network, model.genes, model.phenotypes)
+        return Model(model.config, network, model.genes, model.phenotypes, markers=model.markers)
 
     return fit
 

@@ -68,15 +68,18 @@ def model_index(model: Model) -> ReferenceIndex:
     ArgumentError
         The model has none.
     """
-    if model.directory is None or not has_index(model):
+    index = own_index(model)
+    if index is None:
         msg = "this model has no reference of its own; pass reference= and label_key=, or index="
         raise ArgumentError(msg)
+    return index
+
+
+def own_index(model: Model) -> ReferenceIndex | None:
+    """Return the index that a model was trained with, or None."""
+    if model.directory is None or not (model.directory / INDEX).is_dir():
+        return None
     return _load_index(model.directory / INDEX, model.fingerprint)
-
-
-def has_index(model: Model) -> bool:
-    """Whether a model has an index that it was trained with."""
-    return model.directory is not None and (model.directory / INDEX).is_dir()
 
 
 @functools.lru_cache(maxsize=2)

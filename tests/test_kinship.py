@@ -11,6 +11,7 @@ from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.gene_head import GeneHead
 from scgp.reference.kinship import FEWEST_MARKERS, MARKER_SHARE, RIDGE, describing_head, likeness
+from scgp.which import model_index
 
 B_CELL, NK, MONOCYTE = "CL:0000236", "CL:0000623", "CL:0000576"
 
@@ -37,7 +38,7 @@ def test_likeness_is_the_mean_of_text_lineage_and_markers():
     found = likeness(text, lineage, marker)
     assert found[0, 1] == pytest.approx((0.6 + 0.5 + 0) / 3)
     assert found[0, 2] == pytest.approx((0 + 0 + 1) / 3)
-    assert np.diagonal(found) == pytest.approx([1, 2 / 3, 2 / 3])
+    assert np.diagonal(found) == pytest.approx([1, 2 / 3, 1])
     np.testing.assert_allclose(found, found.T)
 
 
@@ -115,10 +116,11 @@ def test_b_cells_are_found_by_a_head_that_never_had_any(model, all_blood):
 def test_labels_that_the_head_has_cells_of_pay_the_penalty(model):
     ids = [B_CELL, "CL:0000453", ""]  # of Langerhans cells the default index has none
     vectors = model.phenotypes.vectors(ids)
-    assert describe(ids, vectors, model).bias_T.tolist() == [0, 0, 0]
-    assert describe(ids, vectors, model, penalty=2.0).bias_T.tolist() == [-2, 0, 0]
+    own = model_index(model)
+    assert describe(ids, vectors, model, own).bias_T.tolist() == [0, 0, 0]
+    assert describe(ids, vectors, model, own, penalty=2.0).bias_T.tolist() == [-2, 0, 0]
 
 
 def test_without_any_gene_head_nothing_is_described(model):
     bare = scgp.Model(model.config, model.network, model.genes, model.phenotypes)
-    assert describe([B_CELL], model.phenotypes.vectors([B_CELL]), bare) is None
+    assert describe([B_CELL], model.phenotypes.vectors([B_CELL]), bare, None) is None

@@ -19,6 +19,7 @@ from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.terms import Phenotypes
 from scgp.phenotypes.text import TextEncoder, term_vectors
 from scgp.score import COSINE_WEIGHT
+from scgp.which import model_index
 
 B_CELL, T_CELL, NK, MONOCYTE = "CL:0000236", "CL:0000084", "CL:0000623", "CL:0000576"
 KILLER = "cytotoxic lymphocyte that kills tumour cells"
@@ -82,7 +83,7 @@ def test_genes_have_a_part_in_a_score(blood, model):
     """What is added to the cosine is the score of the describing head, cell by cell."""
     bare = scgp.Model(model.config, model.network, model.genes, model.phenotypes)
     by_genes_BT = _scores(blood, [B_CELL, NK]) - _scores(blood, [B_CELL, NK], model=bare)
-    head = describe([B_CELL, NK], model.phenotypes.vectors([B_CELL, NK]), model)
+    head = describe([B_CELL, NK], model.phenotypes.vectors([B_CELL, NK]), model, model_index(model))
     genes = model.genes.match(blood.var_names).token_of_column
     measured_G = np.zeros(model.config.n_genes, bool)
     measured_G[genes[genes >= 0]] = True

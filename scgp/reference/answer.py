@@ -1,6 +1,7 @@
-"""From the vectors of cells to answers: search, four streams of evidence, fusion, decision.
+"""From the vectors of cells to answers: search, streams of evidence, fusion, decision.
 
-Shape suffixes: B cells, K neighbours, T labels, E width of the joint space.
+Shape suffixes: B cells, K neighbours, T labels, S scores of the gene head (one or two a label), E
+width of the joint space.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from scgp.reference.conformal import label_sets, set_names
 from scgp.reference.decision import Decision, decide
 from scgp.reference.evidence import (
     Fusion,
+    described_evidence,
     fuse,
     gene_evidence,
     head_evidence,
@@ -24,6 +26,7 @@ from scgp.reference.evidence import (
 )
 from scgp.reference.gene_head import TEMPERATURE
 from scgp.reference.index import ReferenceIndex
+from scgp.reference.kinship import DESCRIBED_TEMPERATURE
 
 #: Cells answered at once: bounds the memory of the B x T matrices.
 BLOCK = 4096
@@ -33,10 +36,13 @@ def streams_of(
     index: ReferenceIndex,
     cell_BE: np.ndarray,
     type_BE: np.ndarray,
-    score_BT: np.ndarray | None,
+    score_BS: np.ndarray | None,
     fusion: Fusion,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the evidence of the four streams (each B x T) and the largest cosine (B)."""
+    """Return the evidence of the streams (each B x T) and the largest cosine (B).
+
+    The stream of scores by description is left out where the index has none (before 0.5.0).
+    """
     similarity_BK, row_BK = index.search(cell_BE, fusion.k)
     n_labels = len(index.labels)
     streams = {
@@ -48,8 +54,18 @@ def streams_of(
         ),
         "text": text_evidence(type_BE, index.text_TD, temperature=fusion.temperature_text),
         "head": head_evidence(cell_BE, index.head_weight_TD, index.head_bias_T),
-        "gene": gene_evidence(score_BT, (len(cell_BE), n_labels), temperature=TEMPERATURE),
+        "gene": gene_evidence(
+            None if score_BS is None else score_BS[:, :n_labels],
+            (len(cell_BE), n_labels),
+            temperature=TEMPERATURE,
+        ),
     }
+    head = index.gene_head
+    if score_BS is not None and head is not None and head.described_HT is not None:
+        has_T = np.asarray(np.any(head.described_HT, axis=0))
+        streams["described"] = described_evidence(
+            score_BS[:, n_labels:], has_T, temperature=DESCRIBED_TEMPERATURE
+        )
     return streams, similarity_BK[:, 0]
 
 
@@ -57,7 +73,7 @@ def answer(
     index: ReferenceIndex,
     cell_BE: np.ndarray,
     type_BE: np.ndarray,
-    score_BT: np.ndarray | None,
+    score_BS: np.ndarray | None,
     *,
     fusion: Fusion | None = None,
     candidates: Candidates | None = None,
@@ -72,7 +88,7 @@ def answer(
         The reference.
     cell_BE, type_BE
         Vectors of :class:`scgp.embed.CellVectors`.
-    score_BT
+    score_BS
         Scores of the index's gene head (`scgp.reference.gene_head.GeneHead.scores`), or None.
     fusion
         How streams are fused; None takes the index's own calibration.
@@ -89,7 +105,7 @@ def answer(
         part = slice(start, start + BLOCK)
         block_BE = cell_BE[part]
         streams, nearest_B = streams_of(
-            index, block_BE, type_BE[part], None if score_BT is None else score_BT[part], fusion
+            index, block_BE, type_BE[part], None if score_BS is None else score_BS[part], fusion
         )
         empty_B = np.logical_not(np.any(block_BE, axis=1))
         if candidates is not None:

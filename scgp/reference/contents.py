@@ -36,6 +36,8 @@ GENE_ARRAYS = {
     "gene_head_weight_HT": np.float16,
     "gene_head_bias_T": np.float32,
 }
+# What the gene head has had since 0.5.0.
+DESCRIBED = "gene_head_described_HT"
 TEXTS = ("labels", "label_ids", "studies")
 # A unit vector in float32 is off by far less; more means that it is no unit vector.
 UNIT_SLACK = 1e-3
@@ -66,7 +68,9 @@ def vector_fault(vectors_ND: NDArray[np.float32]) -> str:
 
 def array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Look for arrays of labels.npz that are missing or of another type."""
-    gene = GENE_ARRAYS if GENE_ARRAYS.keys() & arrays.keys() else {}
+    gene: dict[str, Any] = GENE_ARRAYS if GENE_ARRAYS.keys() & arrays.keys() else {}
+    if DESCRIBED in arrays:
+        gene = {**GENE_ARRAYS, DESCRIBED: np.float16}
     kinds = {name: np.dtype(kind) for name, kind in {**ARRAYS, **gene}.items()}
     odd = [name for name, kind in kinds.items() if name not in arrays or arrays[name].dtype != kind]
     texts = [*TEXTS, *(["names_N"] if "names_N" in arrays else [])]
@@ -112,6 +116,8 @@ def _gene_head_fault(head: Any, n_labels: int) -> str:
         "weight_HT": (n_genes, n_labels),
         "bias_T": (n_labels,),
     }
+    if head.described_HT is not None:
+        expected["described_HT"] = (n_genes, n_labels)
     for name, shape in expected.items():
         value = getattr(head, name)
         if np.shape(value) != shape:

@@ -1,4 +1,4 @@
-"""Evidence for labels: neighbours, text and two linear heads, and how the four are fused.
+"""Evidence for labels: neighbours, text and three linear heads, and how the five are fused.
 
 Pure functions on arrays, and `Fusion`, the numbers they are fused with. Knows neither files nor
 AnnData, nor what an ontology is (it sees the relation of labels as a matrix).
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-STREAMS = ("neighbour", "text", "head", "gene")
+STREAMS = ("neighbour", "text", "head", "gene", "described")
 # No stream may rule a label out alone: neighbours give an exact 0 to every label not among them.
 FLOOR = 1e-4
 # Fields of `Fusion` that earlier versions did not have, with what they did.
 ADDED = {
     "weight_gene": 0.0,
+    "weight_described": 0.0,
     "pooled": False,
     "set_mass": (),
     "set_cells": 0,
@@ -58,6 +59,7 @@ class Fusion:
     weight_text: float = 0.4
     weight_head: float = 0.4
     weight_gene: float = 0.4
+    weight_described: float = 0.4
     threshold: float = 0.5
     novelty_threshold: float = -1.0
     novelty_text: float = -1.0
@@ -225,6 +227,15 @@ def gene_evidence(
     return _softmax(score_BT.astype(np.float64) / temperature)
 
 
+def described_evidence(
+    score_BT: NDArray[np.floating[Any]], has_T: NDArray[np.bool_], *, temperature: float
+) -> NDArray[np.float64]:
+    """Return the softmax of the scores by description; NaN for labels that nothing describes."""
+    if not has_T.any():
+        return np.full(score_BT.shape, np.nan)
+    return _softmax(np.where(has_T, score_BT.astype(np.float64) / temperature, np.nan))
+
+
 def _log_streams(streams: Mapping[str, NDArray[np.floating[Any]]]) -> NDArray[np.float64]:
     """Return the floored log probabilities, S x B x T; NaN where a stream is silent."""
     odd = sorted(set(streams) - set(STREAMS))
@@ -257,7 +268,7 @@ def fuse(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> ND
     Parameters
     ----------
     streams
-        ``"neighbour"``, ``"text"``, ``"head"``, ``"gene"``, or some of them, each B x T.
+        Those of `STREAMS`, or some of them, each B x T.
 
     Returns
     -------

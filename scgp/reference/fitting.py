@@ -69,7 +69,8 @@ class HeldOut:
     @classmethod
     def join(cls, parts: Sequence["HeldOut"]) -> "HeldOut":
         """Put the cells of several folds together."""
-        streams = {name: np.concatenate([p.streams[name] for p in parts]) for name in STREAMS}
+        names = parts[0].streams
+        streams = {name: np.concatenate([p.streams[name] for p in parts]) for name in names}
         return cls(streams, *(np.concatenate([getattr(p, n) for p in parts]) for n in _PER_CELL))
 
     def take(self, rows: np.ndarray) -> "HeldOut":
@@ -182,6 +183,7 @@ def _weighted(start: Fusion, shares: Mapping[str, float], scale: float, near: fl
         weight_text=weights["text"],
         weight_head=weights["head"],
         weight_gene=weights["gene"],
+        weight_described=weights["described"],
         weight_near=near,
     )
 

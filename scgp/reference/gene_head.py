@@ -3,7 +3,8 @@
 A linear model of genes errs otherwise than the network does, so that the two together are better
 than either. Knows genes as columns, values and label codes; neither AnnData nor the network.
 
-Shapes: N reference cells, B cells, G genes of the vocabulary, H genes of the head, T labels.
+Shapes: N reference cells, B cells, G genes of the vocabulary, H genes of the head, T labels, S
+scores (one or two a label).
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class GeneHead:
         Weights, float16.
     bias_T
         Scores of a cell in which every gene has its mean, float32.
+    described_HT
+        Weights that the labels have by their descriptions (`kinship.describing_head`), float16; a
+        zero column where nothing describes a label. None: not worked out (before 0.5.0).
     """
 
     gene_H: NDArray[np.int32]
@@ -61,9 +65,15 @@ class GeneHead:
     mean_H: NDArray[np.float32]
     weight_HT: NDArray[np.float16]
     bias_T: NDArray[np.float32]
+    described_HT: NDArray[np.float16] | None = None
+
+    @property
+    def n_scores(self) -> int:
+        """Number of scores of a cell: one a label, or two."""
+        return len(self.bias_T) * (1 if self.described_HT is None else 2)
 
     def scores(self, value_BG: sp.csr_matrix, measured_G: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return the scores of the labels (B x T).
+        """Return the scores of the labels (B x T), or these and those by description (B x 2T).
 
         Parameters
         ----------
@@ -73,25 +83,29 @@ class GeneHead:
             Genes that the data measure; another is not zero but unknown, and has its mean.
         """
         mean_H = np.where(measured_G[self.gene_H], self.mean_H, np.float32(0))
-        offset_T = self.bias_T - mean_H @ self._weight_HT
+        weight_HS = self._weight_HS
+        offset_S = -mean_H @ weight_HS
+        offset_S[: len(self.bias_T)] += self.bias_T
         x_BH = _scaled(value_BG, self.gene_H, self.scale_H)
-        score_BT = np.empty((x_BH.shape[0], len(self.bias_T)), np.float32)
+        score_BS = np.empty((x_BH.shape[0], self.n_scores), np.float32)
         # always products of one size, so that a cell's scores depend on no other cell
         block_CH = np.zeros((CHUNK, len(self.gene_H)), np.float32)
-        for start in range(0, len(score_BT), CHUNK):
+        for start in range(0, len(score_BS), CHUNK):
             part = x_BH[start : start + CHUNK]
             block_CH[: part.shape[0]] = part.toarray()
-            score_BT[start : start + CHUNK] = (block_CH @ self._weight_HT)[: part.shape[0]]
-        score_BT += offset_T
-        return score_BT
+            score_BS[start : start + CHUNK] = (block_CH @ weight_HS)[: part.shape[0]]
+        score_BS += offset_S
+        return score_BS
 
     @functools.cached_property
-    def _weight_HT(self) -> NDArray[np.float32]:
-        return self.weight_HT.astype(np.float32)
+    def _weight_HS(self) -> NDArray[np.float32]:
+        parts = [x for x in (self.weight_HT, self.described_HT) if x is not None]
+        return np.concatenate(parts, axis=1).astype(np.float32)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is stored, by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: x for name in names if (x := getattr(self, name)) is not None}
 
 
 def _scaled(

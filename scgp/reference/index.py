@@ -28,6 +28,7 @@ from scgp.reference.contents import (
 from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import GeneHead
 from scgp.reference.head import fit_head
+from scgp.reference.kinship import shared_head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +103,7 @@ class ReferenceIndex:
         calibration: Fusion | None = None,
         names: Sequence[str] | None = None,
         gene_head: GeneHead | None = None,
+        likeness_TT: NDArray[np.floating[Any]] | None = None,
         seed: int = 0,
     ) -> ReferenceIndex:
         """Index labelled cells and fit the linear head to them.
@@ -122,6 +124,9 @@ class ReferenceIndex:
             Default: an unfitted `Fusion`.
         gene_head
             A gene head whose labels are ``sorted(set(labels))``.
+        likeness_TT
+            How alike the labels' descriptions are (`kinship.likeness`): labels that are alike share
+            what the linear head learns of them. None: they do not.
         seed
             Seed of the head's draw of cells.
 
@@ -147,6 +152,8 @@ class ReferenceIndex:
         n_labels = len(label_names)
         text_TD = np.zeros((n_labels, width), np.float32) if text_TD is None else text_TD
         weight_TD, bias_T = fit_head(vectors_ND, code_N, n_labels, seed=seed)
+        if likeness_TT is not None:
+            weight_TD, bias_T = shared_head(weight_TD, bias_T, likeness_TT)
         index = cls(
             faiss_index=_flat_index(vectors_ND),
             labels=label_names,
@@ -342,9 +349,8 @@ class ReferenceIndex:
 def _gene_head(arrays: dict[str, NDArray[Any]]) -> GeneHead | None:
     """Return the gene head of labels.npz; indexes of earlier versions have none."""
     names = [field.name for field in dataclasses.fields(GeneHead)]
-    if not any(f"gene_head_{name}" in arrays for name in names):
-        return None
-    return GeneHead(**{name: arrays[f"gene_head_{name}"] for name in names})
+    found = {n: arrays[f"gene_head_{n}"] for n in names if f"gene_head_{n}" in arrays}
+    return GeneHead(**found) if found else None
 
 
 def _flat_index(vectors_ND: NDArray[np.float32]) -> Any:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 #: Penalty of the regression, where a label's likeness to itself is at most 1.
 RIDGE = 1.0
+#: And where the weights of the linear head are shared.
+RIDGE_HEAD = 0.3
+#: Divides the described scores of labels with cells before the softmax (the stream "described").
+DESCRIBED_TEMPERATURE = 0.4
 #: Length of the markers' direction beside that of the relatives' weights, which is 1.
 MARKER_SHARE = 0.5
 #: Fewer markers than this among the genes of the head say nothing.
@@ -56,7 +60,10 @@ def likeness(
         Unit weights of the markers (`scgp.phenotypes.markers.Markers.weights`); zero: none known.
     """
     text_DD = np.asarray(text_DW, np.float64) @ np.asarray(text_DW, np.float64).T
-    return np.asarray((text_DD + lineage_DD + (marker_DG @ marker_DG.T).toarray()) / 3, np.float64)
+    likeness_DD = (text_DD + lineage_DD + (marker_DG @ marker_DG.T).toarray()) / 3
+    alone = np.flatnonzero(np.logical_not(np.any(text_DW, axis=1)))
+    likeness_DD[alone, alone] = 1  # what nothing describes is like itself, and like nothing else
+    return np.asarray(likeness_DD, np.float64)
 
 
 def describing_head(
@@ -80,7 +87,7 @@ def describing_head(
 
     Returns
     -------
-    A head for the labels asked for, D - L of them.
+    A head for the labels asked for, D - L of them, without scores by description.
     """
     n_labels = len(head.bias_T)
     own_LL = likeness_DD[:n_labels, :n_labels] + RIDGE * np.eye(n_labels)
@@ -93,7 +100,31 @@ def describing_head(
         head,
         weight_HT=weight_HD.astype(np.float16),
         bias_T=np.zeros(weight_HD.shape[1], np.float32),
+        described_HT=None,
     )
+
+
+def shared_head(
+    weight_TD: NDArray[np.floating[Any]],
+    bias_T: NDArray[np.floating[Any]],
+    likeness_TT: NDArray[np.floating[Any]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return a linear head whose labels share weights with those that are like them.
+
+    The smoother of kernel ridge regression, scaled so that a label like no other keeps its weights.
+
+    Examples
+    --------
+    >>> weight, bias = shared_head(np.array([[1.0], [-1.0]]), np.zeros(2), np.eye(2))
+    >>> weight.round(6).tolist()
+    [[1.0], [-1.0]]
+    """
+    mixture_TT = np.linalg.solve(likeness_TT + RIDGE_HEAD * np.eye(len(bias_T)), likeness_TT)
+    mixture_TT *= 1 + RIDGE_HEAD
+    # what all labels have in common says nothing, and must not be mixed in
+    shared_TD = mixture_TT.T @ (weight_TD - weight_TD.mean(axis=0))
+    shared_T = mixture_TT.T @ (bias_T - bias_T.mean())
+    return shared_TD.astype(np.float32), shared_T.astype(np.float32)
 
 
 def _unit(columns: NDArray[np.float64]) -> NDArray[np.float64]:

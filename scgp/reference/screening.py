@@ -17,6 +17,7 @@ import torch
 from scgp.model.network import CellInput
 from scgp.reference.evidence import FLOOR, STREAMS
 from scgp.reference.gene_head import CLIP, TEMPERATURE
+from scgp.reference.kinship import DESCRIBED_TEMPERATURE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,10 +104,11 @@ def log_posterior(
         "head": torch.softmax(
             torch.tensor(index.head_weight_TD) @ cell_E + torch.tensor(index.head_bias_T), 0
         ),
-        "gene": _genes(tokens, index, score_T, pool_N),
+        **_genes(tokens, index, score_T, pool_N),
     }
-    probability_ST = torch.stack([streams[name] for name in STREAMS]).double()
-    weight_S1 = torch.tensor([[index.calibration.weight(name)] for name in STREAMS]).double()
+    names = [name for name in STREAMS if name in streams]
+    probability_ST = torch.stack([streams[name] for name in names]).double()
+    weight_S1 = torch.tensor([[index.calibration.weight(name)] for name in names]).double()
     heard_ST = ~probability_ST.isnan()
     log_ST = torch.log(torch.where(heard_ST, probability_ST, 1.0) + FLOOR)
     heard_T = (weight_S1 * heard_ST).sum(0)
@@ -138,16 +140,28 @@ def _text(type_E: Tensor, index: ReferenceIndex) -> Tensor:
 
 def _genes(
     tokens: TokenBatch, index: ReferenceIndex, score_T: NDArray[np.float32] | None, pool_N: Tensor
-) -> Tensor:
+) -> dict[str, Tensor]:
     """Softmax of the gene head's scores, with the part that the expressed genes have in them."""
+    n_labels = len(index.labels)
     head = index.gene_head
     if head is None or score_T is None:
-        return torch.full((len(index.labels),), torch.nan)
+        return {"gene": torch.full((n_labels,), torch.nan)}
     place_N = np.searchsorted(head.gene_H, tokens.pool_gene_N).clip(max=len(head.gene_H) - 1)
     known = np.flatnonzero(head.gene_H[place_N] == tokens.pool_gene_N)
-    weight_HT = torch.from_numpy(head.weight_HT[place_N[known]].astype(np.float32))
+    parts = [x for x in (head.weight_HT, head.described_HT) if x is not None]
+    weight_HT = torch.from_numpy(
+        np.concatenate([x[place_N[known]] for x in parts], axis=1).astype(np.float32)
+    )
     scale_H = torch.from_numpy(head.scale_H[place_N[known]])
     part_T = torch.clamp(pool_N[torch.from_numpy(known)] / scale_H, max=CLIP) @ weight_HT
     # the scores are those of the head itself; only their slope is taken from here
     score = torch.from_numpy(score_T.copy()) + part_T - part_T.detach()
-    return torch.softmax(score / TEMPERATURE, 0)
+    streams = {"gene": torch.softmax(score[:n_labels] / TEMPERATURE, 0)}
+    if head.described_HT is not None:
+        has_T = torch.from_numpy(head.described_HT.any(axis=0))
+        logit_T = torch.where(has_T, score[n_labels:] / DESCRIBED_TEMPERATURE, -torch.inf)
+        silent = torch.full((n_labels,), torch.nan)
+        streams["described"] = (
+            torch.where(has_T, torch.softmax(logit_T, 0), silent) if has_T.any() else silent
+        )
+    return streams
