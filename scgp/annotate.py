@@ -138,8 +138,9 @@ def annotate(
 
     Notes
     -----
-    Four streams of evidence (nearest reference cells, similarity to the text of ontology terms,
-    a linear head on the cell's vector and one on its genes) are fused with weights that were
+    Five streams of evidence (nearest reference cells, similarity to the text of ontology terms, a
+    linear head on the cell's vector, one on its genes, and the genes again by what is known of the
+    labels) are fused with weights that were
     fitted on held-out studies; see "How annotation works" in the documentation.
 
     Examples

@@ -63,12 +63,12 @@ class Explanation:
         The labels whose texts lie nearest by ``rank``: ``label``, ``ontology_id``, ``cosine`` of
         the text and the cell's type vector, ``probability`` of the text stream.
     streams
-        ``stream`` is "neighbour", "text", "head", "gene" or "fused" (all together); ``weight`` is
-        its share in the fusion (0: it has no part in the choice of the label). For every label that
-        is among the first `n` of any of them: its ``probability`` in this stream, and its ``rank``
-        there among all labels (equal probabilities share one), and whether it is ``counted`` for
-        the explained label, being that or below it. A stream that knows nothing of a label has no
-        row.
+        ``stream`` is "neighbour", "text", "head", "gene", "described" (not in indexes made before
+        0.5.0) or "fused" (all together); ``weight`` is its share in the fusion (0: it has no part
+        in the choice of the label). For every label that is among the first `n` of any of them: its
+        ``probability`` in this stream, and its ``rank`` there among all labels (equal probabilities
+        share one), and whether it is ``counted`` for the explained label, being that or below it. A
+        stream that knows nothing of a label has no row.
     genes
         The genes whose removal lowers the probability of the explained label most, and those whose
         removal raises it most: ``gene`` (the model's symbol), ``ensembl_id``, ``count``, ``value``

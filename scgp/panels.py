@@ -30,6 +30,7 @@ _STREAMS = {
     "text": "text",
     "head": "linear\nhead",
     "gene": "gene\nhead",
+    "described": "descrip-\ntion",
     "fused": "fused",
 }
 #: Labels of the middle panel, and cells of the right one.

@@ -100,8 +100,9 @@ class StreamTables:
     def stream_rows(self, n: int, counted_BT: np.ndarray) -> list[dict[str, Any]]:
         """Return what each stream says of every label that any has among its first ``n``."""
         fusion = self.index.calibration
-        total = sum(fusion.weight(name) for name in STREAMS)
-        weights = {name: fusion.weight(name) / (total or 1.0) for name in STREAMS} | {"fused": 1.0}
+        names = [name for name in STREAMS if name in self.streams]
+        total = sum(fusion.weight(name) for name in names)
+        weights = {name: fusion.weight(name) / (total or 1.0) for name in names} | {"fused": 1.0}
         every = {**self.streams, "fused": self.fused_BT}
         rows = []
         for b in self.filled:

@@ -12,6 +12,7 @@ from scgp.reference import head
 from scgp.reference.evidence import (
     FLOOR,
     Fusion,
+    described_evidence,
     fuse,
     gene_evidence,
     head_evidence,
@@ -254,3 +255,12 @@ def test_the_pool_is_sure_only_where_streams_agree():
     assert pool({"text": silent, "head": sure}, even)[0, 0] > 0.6
     text_alone = Fusion(weight_text=1.0, weight_head=0.0)
     assert 0.7 < pool({"text": sure, "head": other}, text_alone)[0, 0] < 0.8
+
+
+def test_described_evidence_is_silent_where_nothing_describes():
+    score_BT = np.array([[1.0, 2.0, 9.0]])
+    found = described_evidence(score_BT, np.array([True, True, False]), temperature=0.5)
+    np.testing.assert_allclose(found[0, :2], [1 / (1 + np.exp(2)), 1 / (1 + np.exp(-2))])
+    assert np.isnan(found[0, 2])
+    nothing = described_evidence(score_BT, np.zeros(3, bool), temperature=0.5)
+    assert np.isnan(nothing).all()

@@ -10,7 +10,14 @@ from scgp.describe import describe
 from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.gene_head import GeneHead
-from scgp.reference.kinship import FEWEST_MARKERS, MARKER_SHARE, RIDGE, describing_head, likeness
+from scgp.reference.kinship import (
+    FEWEST_MARKERS,
+    MARKER_SHARE,
+    RIDGE,
+    describing_head,
+    likeness,
+    shared_head,
+)
 from scgp.which import model_index
 
 B_CELL, NK, MONOCYTE = "CL:0000236", "CL:0000623", "CL:0000576"
@@ -73,6 +80,17 @@ def test_a_label_that_nothing_describes_has_no_weights():
     likeness_DD = np.diag([1.0, 1.0, 0.0])
     head = describing_head(small_head(np.eye(6, 2)), likeness_DD, no_markers(3))
     assert not head.weight_HT.any()
+
+
+def test_labels_that_are_alike_share_their_part_of_the_linear_head():
+    """Three labels, of which the first two are alike; the third keeps its direction."""
+    weight_TD = np.array([[1.0, 0], [0, 1.0], [-1.0, -1.0]])
+    likeness_TT = np.array([[1, 0.8, 0], [0.8, 1, 0], [0, 0, 1.0]])
+    weight, bias = shared_head(weight_TD, np.zeros(3), likeness_TT)
+    np.testing.assert_allclose(weight[2], [-1, -1], atol=1e-6)
+    assert weight[0] @ weight[1] > 0  # at right angles before
+    assert weight[0, 0] > weight[0, 1]
+    assert (weight.dtype, bias.dtype) == (np.float32, np.float32)
 
 
 # ---- real cells ----

@@ -1,6 +1,6 @@
 """Which genes of a cell are worth removing: the first-order effect of each on a label's log odds.
 
-Owns the one differentiable copy of the four streams and their fusion; what counts is still
+Owns the one differentiable copy of the streams and their fusion; what counts is still
 `scgp.reference.evidence`, which a test holds it against. Knows the network, not AnnData.
 
 Shapes: N expressed genes of one cell, L its tokens, K neighbours, T labels, S streams, E width of
