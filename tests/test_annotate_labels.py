@@ -112,17 +112,18 @@ def test_a_broad_label_stands_for_all_below_it(blood, ask):
 
 
 def test_the_broad_label_where_its_kinds_are_not_sure(all_blood):
-    """Asked for both kinds of T cell, more cells are answered where "T cell" may be said too."""
-    kinds = ["CD4-positive, alpha-beta T cell", "CD8-positive, alpha-beta T cell"]
+    """Asked for two kinds of T cell, more cells are answered where "T cell" may be said too."""
+    naive = "naive thymus-derived {}-positive, alpha-beta T cell"
+    kinds = [naive.format("CD4"), naive.format("CD8")]
     two = scgp.annotate(all_blood, labels=kinds, progress=False, copy=True).obs
     three = scgp.annotate(all_blood, labels=[*kinds, "T cell"], progress=False, copy=True).obs
     assert set(three[LABEL]) == {*kinds, "T cell", "unknown"}
     narrow = three[LABEL].isin(kinds) & two[LABEL].isin(kinds)
     assert (three.loc[narrow, LABEL].astype(str) == two.loc[narrow, LABEL].astype(str)).all()
     new = (two[LABEL] == "unknown") & (three[LABEL] == "T cell")
-    assert new.any()
+    assert new.sum() > 50
     ontology = Ontology("CL")
-    assert np.mean([T_CELL in ontology.ancestors(t) for t in three["cell_type"][new]]) > 0.5
+    assert np.mean([T_CELL in ontology.ancestors(t) for t in three["cell_type"][new]]) > 0.8
 
 
 @pytest.mark.parametrize("reference", ["default", "blood"])

@@ -61,7 +61,7 @@ def test_makes_one_figure_and_neither_shows_nor_saves(why, monkeypatch, tmp_path
         for old, field in zip(before, dataclasses.fields(why), strict=True)
     )
     title = axes[0].figure.get_suptitle()
-    assert title == "AAAGCCTGGCTAAC-1: non-classical monocyte (labelled, confidence 0.78)"
+    assert title == "AAAGCCTGGCTAAC-1: non-classical monocyte (labelled, confidence 0.79)"
 
 
 def test_each_gene_has_its_bar(why):
@@ -84,7 +84,7 @@ def test_dots_are_the_probabilities_and_rings_the_first(why):
     dots, rings = ax.collections[:2]
     table = _of(why.streams, why).pivot_table(index="label", columns="stream", values="probability")
     labels = [_words(tick.get_text()) for tick in ax.get_yticklabels()]
-    columns = ["neighbour", "text", "head", "gene", "fused"]
+    columns = ["neighbour", "text", "head", "gene", "described", "fused"]
     assert len(labels) <= 10
     assert table.loc[labels, "fused"].is_monotonic_decreasing
     area = dots.get_sizes().max() / table.loc[labels].to_numpy().max()
