@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scgp.model.checkpoint import Model
     from scgp.reference.decision import Decision
     from scgp.reference.index import ReferenceIndex
 
@@ -48,8 +49,9 @@ REMOVED = {
 OUTCOMES = ("right", "unknown", "correct ancestor", "wrong leaf", "wrong broader term")
 
 
-def without(index: ReferenceIndex, term: str, ancestors: Ancestors) -> ReferenceIndex:
+def without(index: ReferenceIndex, term: str, ancestors: Ancestors, model: Model) -> ReferenceIndex:
     """Return the index without the cells and labels of a term and all terms below it."""
+    from scgp.describe import with_descriptions
     from scgp.reference.index import ReferenceIndex as Index
 
     removed_T = np.array([bool(i) and term in ancestors(i) for i in index.label_ids])
@@ -57,20 +59,25 @@ def without(index: ReferenceIndex, term: str, ancestors: Ancestors) -> Reference
     labels = [index.labels[code] for code in index.code_N[keep_N]]
     position = {label: t for t, label in enumerate(index.labels)}
     kept = [position[label] for label in sorted(set(labels))]
+    label_ids = [index.label_ids[t] for t in kept]
+    head = dataclasses.replace(
+        index.gene_head,
+        weight_HT=index.gene_head.weight_HT[:, kept],
+        bias_T=index.gene_head.bias_T[kept],
+        described_HT=None,
+    )
+    head, likeness_TT = with_descriptions(head, label_ids, model)
     return Index.build(
         index.vectors_ND[keep_N],
         labels,
-        label_ids=[index.label_ids[t] for t in kept],
+        label_ids=label_ids,
         studies=[index.studies[s] for s in index.study_N[keep_N]],
         drawn=index.drawn_N[keep_N],
         text_TD=index.text_TD[kept],
         model_fingerprint=index.model_fingerprint,
         calibration=index.calibration,
-        gene_head=dataclasses.replace(
-            index.gene_head,
-            weight_HT=index.gene_head.weight_HT[:, kept],
-            bias_T=index.gene_head.bias_T[kept],
-        ),
+        gene_head=head,
+        likeness_TT=likeness_TT,
     )
 
 
@@ -130,7 +137,10 @@ def measure(data: Path, model_dir: Path | None) -> list[dict[str, object]]:
             for (true_B, adata), of_B in zip(queries, of_type, strict=True)
             if of_B.any()
         ]
-        for reference, used in (("full", index), ("without", without(index, term, ancestors))):
+        for reference, used in (
+            ("full", index),
+            ("without", without(index, term, ancestors, model)),
+        ):
             decisions = [label_cells(adata, model, used)[0] for _, adata in asked]
             found = [
                 shares(true_B, decision, ancestors)
