@@ -163,11 +163,9 @@ def describing_heads(model: Model, terms: Sequence[str]) -> dict[str, GeneHead]:
     """Return the heads that compare cells with descriptions, without the penalty on seen terms."""
     from scgp.describe import describe
     from scgp.model.checkpoint import Model
-    from scgp.phenotypes.markers import Markers
     from scgp.which import model_index
 
     unmarked = Model(model.config, model.network, model.genes, model.phenotypes)
-    unmarked.markers = Markers.none()
     heads = {}
     for name, described in {"described_NT": model, "unmarked_NT": unmarked}.items():
         head = describe(terms, model.phenotypes.vectors(terms), described, model_index(model))
@@ -188,6 +186,7 @@ def run_fold(
     ValueError
         It is there, and was made with other folds.
     """
+    import scgp
     from benchmarks.zeroshot_cells import MOST
     from scgp.model.checkpoint import Model
     from scgp.model.directory import load_npz, save_npz
@@ -195,11 +194,19 @@ def run_fold(
     name = f"{fold.name}-seed{seed}" + ("-shuffled" if shuffled else "")
     name += "" if tokens else "-pooled"
     said, facts = folder / f"{name}.npz", folder / f"{name}.json"
-    wanted = {"closure": sorted(fold.closure), "most": MOST, "cells": len(corpus.asked.obs)}
+    wanted = {
+        "closure": sorted(fold.closure),
+        "most": MOST,
+        "cells": len(corpus.asked.obs),
+        "version": scgp.__version__,
+    }
     if facts.is_file():
         found = json.loads(facts.read_text(encoding="utf-8"))
-        if {key: found[key] for key in wanted} != wanted:
-            message = f"{facts} was made with other terms or cells; remove {folder}, or set --out"
+        if {key: found.get(key) for key in wanted} != wanted:
+            message = (
+                f"{facts} was made with other terms or cells, or by another version; remove "
+                f"{folder}, or set --out"
+            )
             raise ValueError(message)
         if said.is_file():
             return load_npz(said)

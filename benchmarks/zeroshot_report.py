@@ -53,11 +53,12 @@ the main benchmark. [..] is the lead of the description over the method with the
 paired bootstrap over terms and their cells (first seed); with several seeds, mean ± standard
 deviation.
 
-"Description" is what `annotate(labels=)` and `score_text` use for a term: gene weights predicted
-from those of seen terms by likeness of text, ancestors and marker genes, plus the term's own known
-markers. "Text" is the cosine between a cell's type vector and the projected text of the term. The
-constants of the description were chosen by somebody who saw these folds (docs/log.md), the
-penalties in the table on the other folds.
+"Description": gene weights predicted from those of seen terms by likeness of text, ancestors and
+marker genes, plus the term's own known markers. `annotate(labels=)` uses it with a penalty of its
+own and says "unknown" where it is not sure; `score_text` adds the cosine. "Text" is the cosine
+between a cell's type vector and the projected text of the term. The constants of the description
+were chosen by somebody who saw these folds (docs/log.md), the penalties in the table on the other
+folds.
 
 Markers are PanglaoDB's and CellMarker's for the terms that these name (`scanpy.tl.score_genes`,
 z-scored over the cells of a file); the untrained fusion is the mean of the MiniLM vectors of RefSeq

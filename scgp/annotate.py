@@ -134,7 +134,8 @@ def annotate(
     ScgpWarning
         Few genes in common, duplicated genes (summed), empty cells, labels outside the ontology.
         Of `labels`: those named twice, and those without reference cells, whose description alone
-        is compared with the cells; how sure that is was measured on other types.
+        is compared with the cells; how sure that is was measured on other terms, and not at all for
+        free text.
 
     Notes
     -----
@@ -213,7 +214,8 @@ def label_cells(
     )  # fmt: skip
     joined = [np.concatenate(found) if found else None for found in scores]
     parts = answer(
-        index, vectors.cell_BE, vectors.type_BE, joined[0] if joined else None,
+        index, vectors.cell_BE, vectors.type_BE,
+        joined[0] if index.gene_head is not None else None,
         candidates=candidates, described_BX=joined[-1] if describing is not None else None,
         set_mass=set_mass,
     )  # fmt: skip

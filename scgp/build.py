@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from scgp.cells.sampling import at_most
 from scgp.cells.tokens import TokenBatch
-from scgp.describe import with_descriptions
+from scgp.describe import uses_descriptions, with_descriptions
 from scgp.embed import embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
 from scgp.model.checkpoint import Model
@@ -103,7 +103,9 @@ def build_index(
     head = fit_gene_head(
         sp.vstack(values, format="csr")[code_N >= 0], code_N[code_N >= 0], len(order)
     )
-    head, likeness_TT = with_descriptions(head, label_ids, model)
+    likeness_TT = None
+    if uses_descriptions(model.details.get("calibration")):
+        head, likeness_TT = with_descriptions(head, label_ids, model)
     return ReferenceIndex.build(
         vectors.cell_BE[kept],
         names,

@@ -166,7 +166,8 @@ def _without(
     `class_L` has the class of each label of the index.
 
     The streams lose the removed classes and are scaled to 1 again; where nothing is left (all
-    neighbours were of removed classes), a stream is uniform.
+    neighbours were of removed classes), a stream is uniform. What relatives have learnt from the
+    removed classes stays with them, which a reference without these never had.
     """
     rows = np.flatnonzero(removed_T[seen.class_B])
     asked = seen.take(rows)
@@ -224,8 +225,12 @@ def reference_of(
     seed: int,
     fusion: Fusion | None = None,
     use_tokens: bool = True,
+    described: bool = True,
 ) -> ReferenceIndex:
-    """Index the corpus: some cells of every class and study, and some drawn from every profile."""
+    """Index the corpus: some cells of every class and study, and some drawn from every profile.
+
+    Labels are described (`scgp.describe.with_descriptions`) unless `fusion` was fitted without.
+    """
     rng = np.random.default_rng(seed)
     parts = []
     for drawn, most in ((False, CELLS_IN_INDEX), (True, DRAWN_IN_INDEX)):
@@ -248,7 +253,9 @@ def reference_of(
     label_of_class = np.array([order.index(x) if x in order else -1 for x in name_of])
     label_N = np.where(types.cell_N >= 0, label_of_class[types.cell_N], -1)
     head = _gene_head(model, corpus, label_N, len(order), rng)
-    head, likeness_TT = with_descriptions(head, label_ids, model)
+    likeness_TT = None
+    if described:
+        head, likeness_TT = with_descriptions(head, label_ids, model)
     return ReferenceIndex.build(
         vectors.cell_BE[full],
         labels,

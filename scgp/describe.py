@@ -7,7 +7,7 @@ Shape suffixes: T labels of a gene head, D labels described, W width of the text
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -38,7 +38,8 @@ def describe(
     source
         The index from whose labels the weights follow.
     penalty
-        What is taken from the scores of labels that the source has cells of: 0 to ask which cells
+        What is taken from the scores of labels that the source has cells of (of the term, or of one
+        below it): 0 to ask which cells
         fit a description, `scgp.reference.kinship.PENALTY` to let descriptions compete.
 
     Returns
@@ -50,8 +51,11 @@ def describe(
     ids = [*source.label_ids, *term_ids]
     vectors = np.concatenate([model.phenotypes.vectors(source.label_ids), vector_DW])
     likeness_DD, marker_DG = _compared(ids, vectors, model)
-    head = describing_head(source.gene_head, likeness_DD, marker_DG)
-    known = set(source.label_ids) - {""}
+    n = len(source.label_ids)
+    head = describing_head(
+        source.gene_head, likeness_DD[:n, :n], likeness_DD[:n, n:], marker_DG[n:]
+    )
+    known = set(Ontology("CL").closure(source.label_ids))
     known_D = np.array([term in known for term in term_ids])
     return dataclasses.replace(head, bias_T=np.where(known_D, -penalty, 0).astype(np.float32))
 
@@ -62,9 +66,7 @@ def with_descriptions(
     """Return a gene head with weights of its labels by their descriptions, and their likeness."""
     vector_TW = model.phenotypes.vectors(label_ids)
     likeness_TT, marker_TG = _compared(label_ids, vector_TW, model)
-    described = describing_head(
-        head, np.tile(likeness_TT, (2, 2)), sp.vstack([marker_TG, marker_TG], format="csr")
-    )
+    described = describing_head(head, likeness_TT, likeness_TT, marker_TG)
     return dataclasses.replace(head, described_HT=described.weight_HT), likeness_TT
 
 
@@ -75,3 +77,12 @@ def _compared(
     marker_DG = model.markers.weights(ids, model.config.n_genes)
     lineage_DD = Ontology("CL").soft_scores(ids)
     return likeness(model.centred_texts(vector_DW), lineage_DD, marker_DG), marker_DG
+
+
+def uses_descriptions(calibration: Mapping[str, object] | None) -> bool:
+    """Whether a stored calibration was fitted with the stream by description.
+
+    One that was fitted without (before 0.5.0) must not be given it: its weights and its confidence
+    are those of the other streams. Where there is none, the default has all streams.
+    """
+    return calibration is None or "weight_described" in calibration

@@ -64,21 +64,19 @@ def read_candidates(
     covered = candidates.in_reference_C.tolist()
     order = zip(candidates.names, candidates.ids, covered, strict=True)
     is_covered = {(name, term): there for name, term, there in order}
-    unseen = [name for name, term in pairs if not is_covered[name, term]]
+    unseen = [pair for pair in pairs if not is_covered[pair]]
     if unseen:
-        _check_comparable(unseen, candidates, index)
-        warn_user(
-            f"{len(unseen)} of {len(pairs)} labels have no cells in the reference: "
-            f"{', '.join(map(repr, unseen))}. They are judged by their description alone, and how "
-            "sure that is was measured on other types"
-        )
+        _check_comparable([name for name, _ in unseen], candidates, index)
         text_of = dict(zip(pairs, vector_CW, strict=True))
-        source = own_index(model) or index  # the model's own has more labels to learn from
+        # the model's own index has more labels to learn from
+        indexes = [x for x in (own_index(model), index) if x is not None]
+        source = next((x for x in indexes if x.gene_head is not None), None)
         term_ids = [*index.label_ids, *candidates.ids]
         asked = [text_of[pair] for pair in zip(candidates.names, candidates.ids, strict=True)]
         vector_XW = np.concatenate([model.phenotypes.vectors(index.label_ids), asked])
         head = describe(term_ids, vector_XW, model, source, penalty=PENALTY)
         candidates = dataclasses.replace(candidates, describing=head)
+        _warn_unseen(unseen, len(pairs), index, measured=head is not None)
     facts: dict[str, object] = {
         "labels": names,
         "labels_ontology_term_ids": ids,
@@ -165,6 +163,24 @@ def _text_vectors(
     vector_CW = np.zeros((len(names), model.phenotypes.width), np.float32)
     vector_CW[rows] = text_vectors([names[c] for c in rows], [ids[c] for c in rows], model, encoder)
     return vector_CW
+
+
+def _warn_unseen(
+    unseen: Sequence[tuple[str, str]], n_labels: int, index: ReferenceIndex, *, measured: bool
+) -> None:
+    """Say which labels have no reference cells, and what that means for their answers."""
+    free = [name for name, term in unseen if not term or not measured]
+    how = "how sure that is was measured on other terms"
+    if free:
+        these = "" if len(free) == len(unseen) else f" of {', '.join(map(repr, free))}"
+        how = f"the confidence{these} is not calibrated"
+    mute = int(np.count_nonzero(np.logical_not(np.any(index.text_TD, axis=1))))
+    more = f", and {mute} labels of the reference that are no terms cannot be compared with it"
+    warn_user(
+        f"{len(unseen)} of {n_labels} labels have no cells in the reference: "
+        f"{', '.join(repr(name) for name, _ in unseen)}. They are judged by their description "
+        f"alone; {how}{more if mute else ''}"
+    )
 
 
 def _check_comparable(unseen: Sequence[str], candidates: Candidates, index: ReferenceIndex) -> None:

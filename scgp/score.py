@@ -75,8 +75,8 @@ def score_text(
     None, or the copy. Written are
 
     ``obsm["scgp_text"]`` : float32, cells x texts
-        The score of each text, in the order of `texts`; about 1 in standard deviation over mixed
-        cells, zero rows for cells without a count. No probability: compare cells within one column.
+        The score of each text, in the order of `texts`; of no unit, zero rows for cells without a
+        count. No probability: compare cells within one column.
     ``uns["scgp_text"]`` : dict
         ``texts`` as given and ``ontology_term_ids``, the term that each was read as ("" for free
         text): lists, which a file gives back as arrays; ``scored_by_genes``, whether genes have a

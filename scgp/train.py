@@ -17,6 +17,7 @@ from scgp.calibrate import calibrate, reference_of
 from scgp.cells.corpus import Corpus, read_corpus
 from scgp.cells.dataset import Source
 from scgp.cells.vocabulary import GeneVocabulary
+from scgp.describe import uses_descriptions
 from scgp.device import resolve_device
 from scgp.errors import ArgumentError, LabelError
 from scgp.loop import fit_network
@@ -82,8 +83,8 @@ def train(
         Vocabulary and text vectors of a model trained afresh; None takes those of the default
         checkpoint.
     markers
-        Genes known to mark terms; they train nothing, and describe labels that have no cells. None
-        takes those of `base`, or of the default checkpoint where the genes are its own.
+        Genes known to mark terms, as columns of `genes`; they train nothing, and describe labels.
+        None takes those of `base`, or of the default checkpoint where the genes are its own.
     config, settings
         Shape of a network trained afresh, and settings of the run.
     calibrate_on_studies
@@ -123,7 +124,7 @@ def train(
     settings = settings or TrainConfig()
     on = resolve_device(device)
     model = _start(base, genes, phenotypes, config, settings.seed)
-    model.markers = model.markers if markers is None else markers
+    model.markers = _checked(markers, model)
     corpus = read_corpus(
         data, model.genes, label_key=label_key, study_key=study_key, donor_key=donor_key,
         tissue_key=tissue_key, disease_key=disease_key, unlabelled=unlabelled, drawn=drawn,
@@ -155,7 +156,10 @@ def train(
         model.config, model.network, model.genes, model.phenotypes,
         markers=model.markers, card=card, details=details,
     )  # fmt: skip
-    index = reference_of(trained, corpus, tables["type"], seed=settings.seed, fusion=fusion)
+    index = reference_of(
+        trained, corpus, tables["type"], seed=settings.seed, fusion=fusion,
+        described=calibrate_on_studies or uses_descriptions(kept),
+    )  # fmt: skip
     trained.save(out, beside={"index": index.save}, overwrite=overwrite)
     if work.is_dir():
         _keep_history(work, out)
@@ -188,6 +192,22 @@ def _start(
     default = Model.default()
     markers = default.markers if genes.fingerprint == default.genes.fingerprint else None
     return Model(config, CellTransformer(config), genes, phenotypes, markers=markers)
+
+
+def _checked(markers: Markers | None, model: Model) -> Markers:
+    """Return the marker genes to keep; those of the start where none are given."""
+    if markers is None:
+        return model.markers
+    if not isinstance(markers, Markers):
+        msg = f"markers is a {type(markers).__name__}; expected scgp.phenotypes.markers.Markers"
+        raise ArgumentError(msg)
+    if len(markers.gene_M) and markers.gene_M.max() >= model.config.n_genes:
+        msg = (
+            f"markers name column {markers.gene_M.max()} of {model.config.n_genes} genes; they "
+            "must be columns of the vocabulary that is trained on"
+        )
+        raise ArgumentError(msg)
+    return markers
 
 
 def _set_statistics(network: CellTransformer, corpus: Corpus, types: TermTable) -> None:

@@ -1,5 +1,6 @@
 """annotate(labels=...) on real cells: what may be asked for, and what is answered."""
 
+import dataclasses
 import sys
 import warnings
 
@@ -15,6 +16,7 @@ from scgp.annotate import label_cells, model_index
 from scgp.errors import ArgumentError, CountsError, ScgpWarning
 from scgp.labels import read_candidates
 from scgp.phenotypes.ontology import Ontology
+from scgp.reference import answer
 
 LABEL, TERM = "scgp_cell_type", "scgp_cell_type_ontology_term_id"
 CONFIDENCE, STATUS = "scgp_confidence", "scgp_status"
@@ -416,3 +418,41 @@ def test_the_command_line_tells_what_is_no_label(blood, tmp_path, capsys):
     assert main([*command, "--labels", "CL:9999999"]) == 2
     assert "reads as an ontology id" in capsys.readouterr().err
     assert not (tmp_path / "out.h5ad").exists()
+
+
+# ---- references of which little is known ----
+
+
+def test_an_index_without_a_gene_head_has_no_gene_evidence(all_blood, blood_index, monkeypatch):
+    """The scores of the describing head, which the model's own index gives, are no such evidence."""
+    bare = dataclasses.replace(blood_index, gene_head=None)
+    seen = []
+    real = answer.choose
+
+    def watched(streams, *arguments, **options):
+        seen.append((streams["gene"], options["described_BX"]))
+        return real(streams, *arguments, **options)
+
+    monkeypatch.setattr(answer, "choose", watched)
+    with pytest.warns(ScgpWarning, match="'neuron'"):
+        scgp.annotate(
+            all_blood[:20].copy(), labels=["B cell", "neuron"], index=bare, progress=False
+        )
+    ((gene_BT, described_BX),) = seen
+    assert np.isnan(gene_BT).all()
+    assert described_BX.shape == (20, len(bare.labels) + 2)
+
+
+def test_the_warning_says_what_is_not_calibrated(blood, ask, minilm):
+    with pytest.warns(ScgpWarning, match="no cells in the reference") as caught:
+        ask(blood, ["neuron", "B cell"])
+    assert "was measured on other terms" in str(caught[0].message)
+    with pytest.warns(ScgpWarning, match="no cells in the reference") as caught:
+        ask(blood, ["neuron", KILLER, "B cell"], encoder=minilm)
+    assert f"the confidence of {KILLER!r} is not calibrated" in str(caught[0].message)
+
+
+def test_labels_of_an_atlas_that_are_no_terms_are_counted_in_the_warning(blood, own_index):
+    with pytest.warns(ScgpWarning, match="3 labels of the reference that are no terms") as caught:
+        scgp.annotate(blood, labels=["dendritic cell", "neuron"], index=own_index, progress=False)
+    assert len(caught) == 1

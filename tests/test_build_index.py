@@ -1,5 +1,7 @@
 """build_index() and reference=: a user's own atlas, with every kind of label."""
 
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -162,3 +164,15 @@ def test_a_model_without_a_reference_says_so(blood, model):
     bare = scgp.Model(model.config, model.network, model.genes, model.phenotypes)
     with pytest.raises(ArgumentError, match="no reference of its own"):
         scgp.annotate(blood, model=bare, progress=False)
+
+
+def test_a_calibration_of_before_descriptions_is_given_none(all_blood):
+    """Its weights and its confidence are those of four streams."""
+    folder = Path(__file__).parent / "releases"
+    heads = [
+        scgp.build_index(
+            all_blood, label_key="cell_type", model=folder / release / "model", progress=False
+        ).gene_head
+        for release in ("0.4.0", "0.5.0")
+    ]
+    assert [head.described_HT is None for head in heads] == [True, False]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.candidates import choose, make_candidates, restrict, shares, text_support
-from scgp.reference.evidence import Fusion, fuse, pool
+from scgp.reference.evidence import STREAMS, Fusion, fuse, pool
 from scgp.reference.kinship import TEMPERATURE
 
 CL = Ontology("CL")
@@ -328,7 +328,9 @@ def test_a_label_with_the_only_text_has_no_advantage():
 # ---- candidates without reference cells, beside a describing head ----
 
 
-def _described(candidates, streams, type_BD=None, *, nearest=1.0, fusion=FUSION, **scores):
+def _described(
+    candidates, streams, type_BD=None, *, nearest=1.0, fusion=FUSION, text_TD=None, **scores
+):
     """Choose, with scores of labels of the reference and of candidates by name; others have 0."""
     n = len(streams["head"])
     names = [*LABELS, *candidates.names]
@@ -336,7 +338,9 @@ def _described(candidates, streams, type_BD=None, *, nearest=1.0, fusion=FUSION,
     for name, score in scores.items():
         described_BX[:, names.index(name)] = score
     type_BD = _cell(d6=1.0) if type_BD is None else type_BD
-    return choose(streams, candidates, type_BD, TEXT_TD, nearest_B=np.full(n, nearest),
+    every_TD = np.where(np.arange(7)[:, None] < 6, TEXT_TD, np.eye(7, 8)[6])  # all have a text
+    text_TD = every_TD.astype(np.float32) if text_TD is None else text_TD
+    return choose(streams, candidates, type_BD, text_TD, nearest_B=np.full(n, nearest),
                   fusion=fusion, empty_B=np.zeros(n, bool), described_BX=described_BX)  # fmt: skip
 
 
@@ -383,3 +387,22 @@ def test_a_cell_unlike_all_the_reference_may_be_of_a_described_candidate():
     assert _described(candidates, streams, neuron=6.0, **far).label.tolist() == ["neuron"]
     assert _described(candidates, streams, neuron=-6.0, **far).label.tolist() == ["unknown"]
     assert _described(candidates, streams, neuron=-6.0).label.tolist() == ["B cell"]
+
+
+def test_a_described_candidate_that_loses_leaves_the_others_as_they_are():
+    """However many covered candidates share the streams: it stands against the best of them."""
+    candidates = _candidates([NEURON, B_CELL, CD4, CD8])
+    streams = _agreed([0.02, 0, 0.68, 0, 0.3, 0, 0])
+    fusion = Fusion(**dict.fromkeys([f"weight_{name}" for name in STREAMS], 0.15))
+    scores = {CL.label(CD4): 2.0, "neuron": 1.6}
+    found = _described(candidates, streams, fusion=fusion, **scores)
+    assert found.label.tolist() == [CL.label(CD4)]
+
+
+def test_labels_without_a_text_keep_a_cell_unlike_all_unknown():
+    """They may fit it, and cannot be compared with a description."""
+    fusion = dataclasses.replace(FUSION, novelty_threshold=0.5)
+    candidates = _candidates([NEURON, B_CELL])
+    streams = _agreed([1, 0, 0, 0, 0, 0, 0])
+    found = _described(candidates, streams, neuron=6.0, nearest=0.1, fusion=fusion, text_TD=TEXT_TD)
+    assert found.label.tolist() == ["unknown"]

@@ -53,7 +53,9 @@ def test_weights_are_kernel_ridge_regression_over_the_labels_of_the_head():
     rng = np.random.default_rng(0)
     weight_HT = rng.normal(size=(6, 3)).astype(np.float16)
     likeness_DD = np.array([[1, 0.2, 0, 0.9], [0.2, 1, 0.1, 0.3], [0, 0.1, 1, 0], [0.9, 0.3, 0, 1]])
-    head = describing_head(small_head(weight_HT), likeness_DD, no_markers(4))
+    head = describing_head(
+        small_head(weight_HT), likeness_DD[:3, :3], likeness_DD[:3, 3:], no_markers(1)
+    )
     own = likeness_DD[:3, :3] + RIDGE * np.eye(3)
     wanted = weight_HT.astype(float) @ np.linalg.inv(own) @ likeness_DD[:3, 3]
     assert head.weight_HT.shape == (6, 1)
@@ -68,7 +70,12 @@ def test_known_markers_are_added_if_the_head_has_enough_of_them():
     marker_DG = np.zeros((4, 7), np.float32)
     marker_DG[2, [4, 5]] = np.sqrt(0.5)
     marker_DG[3, :2] = np.sqrt(0.5)  # of these two the head has one
-    head = describing_head(small_head(weight_HT), likeness_DD, sp.csr_matrix(marker_DG))
+    head = describing_head(
+        small_head(weight_HT),
+        likeness_DD[:2, :2],
+        likeness_DD[:2, 2:],
+        sp.csr_matrix(marker_DG[2:]),
+    )
     marked, unmarked = head.weight_HT.astype(float).T
     assert FEWEST_MARKERS == 2
     np.testing.assert_allclose(unmarked, np.eye(6)[0], atol=1e-3)
@@ -77,8 +84,7 @@ def test_known_markers_are_added_if_the_head_has_enough_of_them():
 
 
 def test_a_label_that_nothing_describes_has_no_weights():
-    likeness_DD = np.diag([1.0, 1.0, 0.0])
-    head = describing_head(small_head(np.eye(6, 2)), likeness_DD, no_markers(3))
+    head = describing_head(small_head(np.eye(6, 2)), np.eye(2), np.zeros((2, 1)), no_markers(1))
     assert not head.weight_HT.any()
 
 

@@ -77,7 +77,8 @@ class Markers:
     def weights(self, term_ids: Sequence[str], n_genes: int) -> sp.csr_matrix:
         """Return unit rows over the genes, D x G float32; a zero row for a term without markers.
 
-        A gene counts by the logarithm of how few terms it marks (inverse document frequency).
+        A gene counts by the logarithm of how few terms it marks (inverse document frequency); one
+        that marks all terms counts nothing, as do all in a table of one term.
 
         Raises
         ------

@@ -9,8 +9,8 @@ candidates cover counts for the most specific of them: a broad candidate means "
 the narrower ones that were asked for". Its share of a stream is what the stream gives to the labels
 that count for it.
 
-A candidate that covers nothing has no part in the streams, and stands against all that do by its
-*support*: how it does against the best other label, where it can be compared with it. A term is
+A candidate that covers nothing has no part in the streams, and stands against the best that does by
+its *support*: how it does against the best other label, where it can be compared with it. A term is
 compared by the scores of a describing head (`kinship`), which has weights for labels with and
 without cells; free text, and where there is no such head, by the cosine of texts.
 """
@@ -162,7 +162,7 @@ def restrict(
         return np.full((len(stream_BT), share_TC.shape[1]), np.nan)
     mass_BC = stream_BT.astype(np.float64) @ share_TC
     total_B1 = mass_BC.sum(axis=1, keepdims=True)
-    uniform_BC = np.full_like(mass_BC, 1 / max(share_TC.shape[1], 1))
+    uniform_BC = np.full_like(mass_BC, 1 / share_TC.shape[1])
     has_mass_B1 = total_B1 > np.finfo(float).tiny
     return np.divide(mass_BC, total_B1, out=uniform_BC, where=has_mass_B1)
 
@@ -241,8 +241,8 @@ def choose(
     outside the candidates speaks against them. That of a candidate without reference cells is its
     support by the describing head, or is taken from its `text_support` where that does not describe
     it. A cell unlike every reference cell, or unlike the texts of all labels and candidates, is
-    "unknown", unless it is of a candidate that the head describes. Texts are compared only where
-    all labels, or all candidates, have one.
+    "unknown", unless it is of a candidate that the head describes and all labels have a text. Texts
+    are compared only where all labels, or all candidates, have one.
 
     Parameters
     ----------
@@ -275,7 +275,8 @@ def choose(
         logit_BX = described_BX.astype(np.float64) / TEMPERATURE
         own_BC = support_of(logit_BX, text_TD, candidates)
         support_BC, sure_BC = (np.where(described_C, own_BC, x) for x in (support_BC, sure_BC))
-        asked_BC = asked_BC | described_C
+        if _all_have_text(text_TD):  # else a label that cannot be compared may fit as well
+            asked_BC = asked_BC | described_C
     posterior_BC = _posterior(streams, candidates, type_BD, fusion, support_BC)
     best_B = posterior_BC.argmax(axis=1)
     upwards_CC = candidates.above_CC.T | np.eye(len(covered_C), dtype=bool)
@@ -297,10 +298,10 @@ def _posterior(
     fusion: Fusion,
     support_BC: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Fuse the streams over the covered candidates, and let the others stand against their sum.
+    """Fuse the streams over the covered candidates, and let the others stand against the best.
 
     Each covered candidate is compared with the cell by its own text. One that covers nothing has
-    the odds of its support.
+    the odds of its support. Rows do not sum to 1: what counts is which is the largest.
     """
     covered_C = candidates.in_reference_C
     covered, unseen = np.flatnonzero(covered_C), np.flatnonzero(~covered_C)
@@ -317,7 +318,9 @@ def _posterior(
         text_CD = candidates.text_CD[covered]
         text_BC = text_evidence(type_BD, text_CD, temperature=fusion.temperature_text)
         among["text"] = text_BC if _all_have_text(text_CD) else np.full_like(text_BC, np.nan)
-        posterior_BC[:, covered] = fuse(among, fusion) * share_BX[:, :1]
+        fused_BC = fuse(among, fusion)
+        best_B1 = fused_BC.max(axis=1, keepdims=True)
+        posterior_BC[:, covered] = fused_BC / best_B1 * share_BX[:, :1]
     return posterior_BC
 
 

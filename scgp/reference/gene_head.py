@@ -56,8 +56,8 @@ class GeneHead:
     bias_T
         Scores of a cell in which every gene has its mean, float32.
     described_HT
-        Weights that the labels have by their descriptions (`kinship.describing_head`), float16; a
-        zero column where nothing describes a label. None: not worked out (before 0.5.0).
+        Weights that the labels have by their descriptions (`kinship.describing_head`), float16; its
+        own, of length 1, for a label that nothing describes. None: not there (before 0.5.0).
     """
 
     gene_H: NDArray[np.int32]

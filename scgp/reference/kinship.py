@@ -10,8 +10,8 @@ head in the place of attributes. Its kernel is the mean of three likenesses. The
 label are added. All constants below were chosen on terms held out of training
 (``benchmarks/zeroshot.py``); the accuracy hardly depends on them.
 
-Shapes: L labels of the gene head, D labels described (those of the head first, then others), W
-width of the text encoder, G genes of the vocabulary, H genes of the head.
+Shapes: L labels of the gene head, T labels of a reference, D labels described, W width of the text
+encoder, G genes of the vocabulary, H genes of the head.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def likeness(
 
 def describing_head(
     head: GeneHead,
-    likeness_DD: NDArray[np.floating[Any]],
+    likeness_LL: NDArray[np.floating[Any]],
+    likeness_LD: NDArray[np.floating[Any]],
     marker_DG: sp.csr_matrix,
 ) -> GeneHead:
     """Return a head for labels by their descriptions, whose scores can be compared.
@@ -80,20 +81,18 @@ def describing_head(
     ----------
     head
         A gene head of L labels.
-    likeness_DD
-        As `likeness` gives it: the L labels of the head, then those that are asked for.
+    likeness_LL, likeness_LD
+        As `likeness` gives it, of the labels of the head: to each other, and to those described.
     marker_DG
-        Weights of the markers of the same.
+        Weights of the markers of those described.
 
     Returns
     -------
-    A head for the labels asked for, D - L of them, without scores by description.
+    A head for the labels described, without scores by description of its own.
     """
-    n_labels = len(head.bias_T)
-    own_LL = likeness_DD[:n_labels, :n_labels] + RIDGE * np.eye(n_labels)
-    mixture_LD = np.linalg.solve(own_LL, likeness_DD[:n_labels, n_labels:])
+    mixture_LD = np.linalg.solve(likeness_LL + RIDGE * np.eye(len(head.bias_T)), likeness_LD)
     weight_HD = head.weight_HT.astype(np.float64) @ mixture_LD
-    marker_HD = marker_DG[n_labels:][:, head.gene_H].T.toarray().astype(np.float64)
+    marker_HD = marker_DG[:, head.gene_H].T.toarray().astype(np.float64)
     marker_HD[:, (marker_HD > 0).sum(axis=0) < FEWEST_MARKERS] = 0
     weight_HD = _unit(_unit(weight_HD) + MARKER_SHARE * _unit(marker_HD))
     return dataclasses.replace(
@@ -111,7 +110,8 @@ def shared_head(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return a linear head whose labels share weights with those that are like them.
 
-    The smoother of kernel ridge regression, scaled so that a label like no other keeps its weights.
+    The smoother of kernel ridge regression, scaled so that a label whose likeness to itself is 1
+    and to others 0 keeps its weights, less the mean of all.
 
     Examples
     --------

@@ -39,7 +39,7 @@ def main() -> None:
     config = ModelConfig(
         n_genes=genes.n_genes, n_tokens=16, width=16, n_layers=1, pool_width=16, embed_dim=16
     )
-    markers = Markers.from_columns({terms[0]: [0, 1, 2]})
+    markers = Markers.from_columns({terms[0]: [0, 1, 2], terms[1]: [2, 3, 4, 5]})
     model = scgp.train(
         cells, out=folder / "model", label_key="cell_type", study_key="study", donor_key=None,
         genes=genes, phenotypes=texts, markers=markers, config=config,
