@@ -424,7 +424,7 @@ def test_the_command_line_tells_what_is_no_label(blood, tmp_path, capsys):
 
 
 def test_an_index_without_a_gene_head_has_no_gene_evidence(all_blood, blood_index, monkeypatch):
-    """The scores of the describing head, which the model's own index gives, are no such evidence."""
+    """The scores of the describing head, from the model's own index, are no such evidence."""
     bare = dataclasses.replace(blood_index, gene_head=None)
     seen = []
     real = answer.choose

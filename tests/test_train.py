@@ -20,6 +20,7 @@ from scgp.errors import ArgumentError, CheckpointError, LabelError, MissingColum
 from scgp.model.checkpoint import Model
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.network import CellTransformer
+from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.terms import Phenotypes
 from scgp.reference.evidence import Fusion
 from scgp.reference.index import ReferenceIndex
@@ -71,6 +72,29 @@ def train(data, out, **changed):
         "calibrate_on_studies": False, "progress": False, "device": "cpu",
     }  # fmt: skip
     return train_function(data, out=out, **{**options, **changed})
+
+
+@pytest.mark.parametrize(
+    ("markers", "words"),
+    [({"CL:0000084": [1]}, "dict"), (Markers.from_columns({"CL:0000084": [300]}), "column 300")],
+)
+def test_markers_of_another_kind_or_vocabulary(tmp_path, markers, words):
+    with pytest.raises(ArgumentError, match=words):
+        train(make_cells(), tmp_path / "model", markers=markers)
+    assert not list(tmp_path.iterdir())
+
+
+def test_markers_are_kept_and_have_a_part_in_the_index(tmp_path):
+    table = {TYPES[0]: [0, 1, 2], TYPES[1]: [20, 21, 22]}
+    model = train(make_cells(), tmp_path / "model", markers=Markers.from_columns(table))
+    assert model.markers.ids == TYPES[:2]
+    plain = train(make_cells(), tmp_path / "plain")
+    assert len(plain.markers) == 0
+    described = [
+        ReferenceIndex.load(tmp_path / name / "index").gene_head.described_HT
+        for name in ("model", "plain")
+    ]
+    assert not np.array_equal(*described)
 
 
 def weights(model):
