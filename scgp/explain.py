@@ -128,7 +128,7 @@ def explain(
     >>> why.genes["gene"].tolist()[0]  # CD16, which is what tells them from classical monocytes
     'FCGR3A'
     >>> sorted(set(why.streams["stream"]))
-    ['fused', 'gene', 'head', 'neighbour', 'text']
+    ['described', 'fused', 'gene', 'head', 'neighbour', 'text']
     """
     check_adata(adata)
     if n < 1 or n_genes < 0:
