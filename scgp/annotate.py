@@ -6,7 +6,6 @@ Owns the names of the slots. Must not know which reference is meant (`which`), h
 Shape suffixes: B cells, E width of the joint space.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -219,7 +218,7 @@ def label_cells(
         candidates=candidates, described_BX=joined[-1] if describing is not None else None,
         set_mass=set_mass,
     )  # fmt: skip
-    return _joined(list(parts), sets=set_mass is not None), vectors, facts
+    return Decision.join(list(parts), sets=set_mass is not None), vectors, facts
 
 
 def _wanted(
@@ -235,15 +234,6 @@ def _wanted(
         msg = "encoder= reads the free texts among labels=; name labels, or leave it out"
         raise ArgumentError(msg)
     return []
-
-
-def _joined(parts: list[Decision], *, sets: bool = False) -> Decision:
-    if not parts:
-        nothing, zero = np.zeros(0, object), np.zeros(0, np.float32)
-        none = (nothing, np.zeros(0, np.int32)) if sets else ()
-        return Decision(nothing, nothing, zero, nothing, nothing, zero, *none)
-    names = [f.name for f in dataclasses.fields(Decision) if getattr(parts[0], f.name) is not None]
-    return Decision(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
 def _slots(

@@ -11,7 +11,7 @@ import anndata as ad
 from scgp.build import build_index
 from scgp.errors import ArgumentError, CountsError, FingerprintError
 from scgp.model.checkpoint import Model
-from scgp.reference.index import ReferenceIndex
+from scgp.reference.index import MANIFEST, ReferenceIndex
 
 #: Where a model keeps the index it was trained with.
 INDEX = "index"
@@ -79,9 +79,12 @@ def own_index(model: Model) -> ReferenceIndex | None:
     """Return the index that a model was trained with, or None."""
     if model.directory is None or not (model.directory / INDEX).is_dir():
         return None
-    return _load_index(model.directory / INDEX, model.fingerprint)
+    path = model.directory / INDEX
+    written = (path / MANIFEST).stat().st_mtime_ns if (path / MANIFEST).is_file() else 0
+    return _load_index(path, model.fingerprint, written)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_index(path: Path, fingerprint: str) -> ReferenceIndex:
+def _load_index(path: Path, fingerprint: str, _written: int) -> ReferenceIndex:
+    """Load an index, once for each time that it was written."""
     return ReferenceIndex.load(path, model_fingerprint=fingerprint)

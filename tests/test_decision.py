@@ -47,6 +47,18 @@ def test_cd4_or_cd8_undecided_is_a_t_cell():
     assert (found.leaf[0], found.leaf_confidence[0]) == (CD4, np.float32(0.45))
 
 
+def test_a_term_above_the_labels_needs_its_own_probability():
+    posterior = row(BLOOD, CD4=0.45, CD8=0.4)
+    assert answer(BLOOD, posterior, threshold_above=0.85).label[0] == "mature alpha-beta T cell"
+    found = answer(BLOOD, posterior, threshold_above=0.86)
+    assert (found.status[0], found.label[0]) == ("ancestor", "lymphocyte")  # with B and NK cells
+    assert found.confidence[0] > 0.86
+    sure = answer(BLOOD, row(BLOOD, CD4=0.6), threshold_above=0.99)
+    assert (sure.status[0], sure.label[0]) == ("labelled", CD4)  # a label needs the threshold only
+    low = answer(BLOOD, posterior, threshold=0.86, threshold_above=0.1)
+    assert low.confidence[0] > 0.86  # and a term that too
+
+
 def test_gamma_delta_or_alpha_beta_undecided_is_called_by_the_references_own_name():
     labels = [*BLOOD, "gamma-delta T cell"]
     found = answer(labels, row(labels, CD4=0.4, gamma=0.4))
@@ -257,8 +269,10 @@ def test_roll_up_sums_descendants():
 
 
 def test_sizes_and_thresholds_are_checked():
-    with pytest.raises(ArgumentError, match="probability between 0 and 1"):
+    with pytest.raises(ArgumentError, match="probabilities between 0 and 1"):
         answer(BLOOD, row(BLOOD), threshold=1.5)
+    with pytest.raises(ArgumentError, match=r"threshold_above -0\.1; expected prob"):
+        answer(BLOOD, row(BLOOD), threshold_above=-0.1)
     with pytest.raises(ArgumentError, match="expected those of 1 cells and 5 labels"):
         decide(np.ones((1, 6)), BLOOD[:5], CELLS.resolve(BLOOD[:5]), CELLS, np.ones(1))
     with pytest.raises(ArgumentError, match="expected those of 1 cells"):

@@ -123,6 +123,7 @@ def answer(
             ontology,
             nearest_B,
             threshold=fusion.threshold,
+            threshold_above=fusion.threshold_above,
             novelty_threshold=fusion.novelty_threshold,
             novel_B=nearest_text(type_BE[part], index.text_TD) < fusion.novelty_text,
             empty_B=empty_B,

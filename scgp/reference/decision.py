@@ -11,7 +11,8 @@ The rule, for a threshold t:
    count for it. If the leaf's rolled-up probability reaches t, it is the answer, or (where nearness
    has no weight) the most specific label below it that alone has more than half (and t).
 2. Otherwise the answer is the most specific term, of all ancestors of all labels, whose rolled-up
-   probability reaches t and that says something (`says_something`).
+   probability reaches t and a bound of its own (``threshold_above``), and that says something
+   (`says_something`). A cell comes here because its label is in doubt, so a term must be surer.
 3. Otherwise the cell is "unknown".
 
 A cell unlike every reference cell, or unlike the text of every label, can have no label of the
@@ -104,6 +105,16 @@ class Decision:
     leaf_confidence: NDArray[np.float32]
     label_set: NDArray[np.object_] | None = None
     set_size: NDArray[np.int32] | None = None
+
+    @classmethod
+    def join(cls, parts: Sequence[Decision], *, sets: bool = False) -> Decision:
+        """Put the answers of blocks of cells together; ``sets``: whether they have label sets."""
+        if not parts:
+            nothing, zero = np.zeros(0, object), np.zeros(0, np.float32)
+            none = (nothing, np.zeros(0, np.int32)) if sets else ()
+            return cls(nothing, nothing, zero, nothing, nothing, zero, *none)
+        there = [f.name for f in dataclasses.fields(cls) if getattr(parts[0], f.name) is not None]
+        return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in there})
 
 
 def says_something(term_id: str, ontology: Ontology) -> bool:
@@ -222,6 +233,7 @@ def _decide_block(
     plan: _Plan,
     *,
     threshold: float,
+    threshold_above: float,
     confidence: Confidence,
 ) -> _Answers:
     cells = np.arange(len(posterior_BT))
@@ -235,7 +247,7 @@ def _decide_block(
     deeper_BT &= plan.worth_TT is None  # worth has weighed the depth already
     deeper_B = _best(plan.rank_T, mass_BT, deeper_BT)
     label_B = np.where(sure_B, np.where(deeper_B >= 0, deeper_B, leaf_B), -1)
-    broad_BA = (mass_BA >= threshold - SLACK) & plan.useful_A
+    broad_BA = (mass_BA >= max(threshold, threshold_above) - SLACK) & plan.useful_A
     broad_BA &= plan.narrower_TA[leaf_B] | ~novel_B[:, None]
     term_B = np.where(sure_B, -1, _best(plan.rank_A, mass_BA, broad_BA))
     mass_B = np.where(sure_B, mass_BT[cells, label_B], 0.0)
@@ -252,6 +264,7 @@ def decide(
     novelty_B: NDArray[np.floating[Any]],
     *,
     threshold: float = 0.5,
+    threshold_above: float = 0.0,
     novelty_threshold: float = -1.0,
     novel_B: NDArray[np.bool_] | None = None,
     empty_B: NDArray[np.bool_] | None = None,
@@ -272,6 +285,8 @@ def decide(
         Cosine of each cell to its nearest reference cell.
     threshold
         The probability that an answer needs.
+    threshold_above
+        The probability that a term which is not the label itself needs, if that is more.
     novelty_threshold
         Cells whose cosine is below it are unlike every reference cell.
     novel_B
@@ -296,8 +311,9 @@ def decide(
         The threshold is no probability, or the sizes do not fit together.
     """
     n_cells, n_labels = len(posterior_BT), len(labels)
-    if not 0 <= threshold <= 1:
-        message = f"threshold is {threshold}, expected a probability between 0 and 1"
+    if not (0 <= threshold <= 1 and 0 <= threshold_above <= 1):
+        given = f"threshold is {threshold} and threshold_above {threshold_above}"
+        message = f"{given}; expected probabilities between 0 and 1"
         raise ArgumentError(message)
     empty_B = np.zeros(n_cells, bool) if empty_B is None else np.asarray(empty_B, bool)
     novel_B = np.zeros(n_cells, bool) if novel_B is None else np.asarray(novel_B, bool)
@@ -323,6 +339,7 @@ def decide(
             novel_B[i : i + BLOCK],
             plan,
             threshold=threshold,
+            threshold_above=threshold_above,
             confidence=confidence,
         )
         for i in range(0, max(n_cells, 1), BLOCK)

@@ -1,0 +1,131 @@
+"""What the streams of a model say of the cells of studies that it has not seen, kept in a file.
+
+Owns the evidence that the ablations and the measures of doubt are made from. Knows nothing of how
+a model was trained, nor of scores.
+
+Shapes: N cells, T labels of the index, E width of the joint space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.corpus import thin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import anndata as ad
+    from numpy.typing import NDArray
+
+    from benchmarks.corpus import Split
+    from scgp.cells.tokens import TokenBatch
+    from scgp.model.checkpoint import Model
+    from scgp.reference.index import ReferenceIndex
+
+#: Cells of a type and study that are asked: more tell little more.
+MOST = 60
+#: The cells are the same for all seeds and models.
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one index says of N held-out cells.
+
+    ``streams`` has N x T probabilities each (`scgp.reference.answer.streams_of`), ``ids`` the term
+    of each label ("" for none). ``true_N`` and ``study_N`` are text.
+    """
+
+    streams: dict[str, NDArray[np.float32]]
+    ids: tuple[str, ...]
+    true_N: NDArray[np.str_]
+    study_N: NDArray[np.str_]
+    cell_NE: NDArray[np.float32]
+    type_NE: NDArray[np.float32]
+    nearest_N: NDArray[np.float32]
+
+    def save(self, path: Path) -> None:
+        """Write the evidence, all of it or nothing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {f"stream_{name}": x.astype(np.float16) for name, x in self.streams.items()}
+        arrays |= {"ids": np.array(self.ids), "true_N": self.true_N, "study_N": self.study_N}
+        arrays |= {n: getattr(self, n) for n in ("cell_NE", "type_NE", "nearest_N")}
+        partial = path.with_name(f"{path.name}.partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        partial.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Evidence:
+        """Read what `save` wrote."""
+        from scgp.model.directory import load_npz
+
+        found = load_npz(path)
+        names = [name for name in found if name.startswith("stream_")]
+        streams = {n.removeprefix("stream_"): found.pop(n).astype(np.float32) for n in names}
+        return cls(streams, tuple(found.pop("ids").tolist()), **found)
+
+
+def ask(model: Model, index: ReferenceIndex, split: Split, *, most: int = MOST) -> Evidence:
+    """Ask the index about the query cells of a split, at most ``most`` of a type and study."""
+    sources = [thin(source, most=most, seed=SEED) for source in split.queries]
+    cells = [embedded(model, index, source.adata) for source in sources]
+    parts = [streams(index, part) for part in cells]
+    return Evidence(
+        {name: np.concatenate([found[name] for found, _ in parts]) for name in parts[0][0]},
+        tuple(index.label_ids),
+        _joined(source.cells.label_N for source in sources),
+        _joined(source.cells.obs["study"].to_numpy() for source in sources),
+        np.concatenate([part.cell_NE for part in cells]),
+        np.concatenate([part.type_NE for part in cells]),
+        np.concatenate([nearest_N for _, nearest_N in parts]),
+    )
+
+
+def _joined(columns: Iterable[NDArray[np.object_]]) -> NDArray[np.str_]:
+    text: NDArray[np.str_] = np.concatenate([column.astype(str) for column in columns])
+    return text
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors and gene scores of the cells of a file: what an index answers from."""
+
+    cell_NE: NDArray[np.float32]
+    type_NE: NDArray[np.float32]
+    score_NS: NDArray[np.float32] | None
+
+
+def embedded(model: Model, index: ReferenceIndex, adata: ad.AnnData) -> Embedded:
+    """Embed a file and score its genes, as `scgp.annotate` does."""
+    from scgp.embed import embed_adata
+
+    head = index.gene_head
+    scores: list[NDArray[np.float32]] = []
+
+    def watch(_: int, tokens: TokenBatch, measured_G: NDArray[np.bool_]) -> None:
+        if head is not None:
+            scores.append(head.scores(tokens.values(model.config.n_genes), measured_G))
+
+    vectors, _ = embed_adata(
+        adata, model, layer=None, use_raw=None, batch_size=1024, device=None, progress=False,
+        watch=watch,
+    )  # fmt: skip
+    return Embedded(vectors.cell_BE, vectors.type_BE, np.concatenate(scores) if scores else None)
+
+
+def streams(
+    index: ReferenceIndex, cells: Embedded
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+    """Return the streams and the cosine to the nearest reference cell."""
+    from scgp.reference.answer import streams_of
+
+    found, nearest_N = streams_of(
+        index, cells.cell_NE, cells.type_NE, cells.score_NS, index.calibration
+    )
+    return {name: stream.astype(np.float32) for name, stream in found.items()}, nearest_N
