@@ -34,19 +34,31 @@ def resampled_scores(
     *,
     rng: np.random.Generator,
     n_resamples: int = N_RESAMPLES,
+    asked_N: NDArray[np.bool_] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Score resamples of the cells of one unit, the same resamples for every method.
+
+    Parameters
+    ----------
+    asked_N
+        Cells that the scores are about: all cells of some terms. The others are resampled by
+        themselves, and count only where they are called one of these terms.
 
     Returns
     -------
     For each row of the table R x 3: `SCORES`, means over its seeds. A term that a resample lacks
     is left out of that resample's macro-F1.
     """
-    n_cells = len(true_N)
-    weight_RN = rng.multinomial(n_cells, np.full(n_cells, 1 / n_cells), size=n_resamples)
-    weight_RN = weight_RN.astype(np.float32)
+    asked_N = np.ones(len(true_N), bool) if asked_N is None else asked_N
+    n_asked = int(asked_N.sum())
+    weight_RN = _weights(asked_N, rng, n_resamples)
     term_T, code_N = np.unique(true_N.astype(str), return_inverse=True)
     was_RT = weight_RN @ _one_hot(code_N, len(term_T))
+    there_RT = (was_RT > 0) & np.isin(np.arange(len(term_T)), code_N[asked_N])
+
+    def macro_f1(said_N: NDArray[np.object_]) -> NDArray[np.float64]:
+        return _macro_f1(weight_RN, was_RT, term_T, code_N, said_N, there_RT=there_RT)
+
     found = {}
     for row, by_seed in labels.items():
         seeds = []
@@ -56,15 +68,28 @@ def resampled_scores(
             seeds.append(
                 np.stack(
                     [
-                        _macro_f1(weight_RN, was_RT, term_T, code_N, counted_N),
-                        _macro_f1(weight_RN, was_RT, term_T, code_N, label_N),
-                        weight_RN @ soft_N / n_cells,
+                        macro_f1(counted_N),
+                        macro_f1(label_N),
+                        weight_RN @ (soft_N * asked_N) / n_asked,
                     ],
                     axis=1,
                 )
             )
         found[row] = np.mean(seeds, axis=0)
     return found
+
+
+def _weights(
+    asked_N: NDArray[np.bool_], rng: np.random.Generator, n_resamples: int
+) -> NDArray[np.float32]:
+    """Return how often each cell is in each resample; asked cells and others drawn apart."""
+    weight_RN = np.zeros((n_resamples, len(asked_N)), np.float32)
+    for part_N in (asked_N, ~asked_N):
+        n_cells = int(part_N.sum())
+        if n_cells:
+            share_N = np.full(n_cells, 1 / n_cells)
+            weight_RN[:, part_N] = rng.multinomial(n_cells, share_N, size=n_resamples)
+    return weight_RN
 
 
 def _one_hot(code_N: NDArray[np.integer], n_terms: int) -> NDArray[np.float32]:
@@ -77,14 +102,18 @@ def _macro_f1(
     term_T: NDArray[np.str_],
     code_N: NDArray[np.integer],
     said_N: NDArray[np.object_],
+    *,
+    there_RT: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Return the macro-F1 of each resample; what is said and no term of the unit only misses."""
+    """Return the macro-F1 of each resample over the terms that are there.
+
+    What is said and no term of the unit only misses.
+    """
     place = {term: i for i, term in enumerate(term_T.tolist())}
     said = np.array([place.get(str(x), -1) for x in said_N])
     said_NT = _one_hot(said, len(term_T))
     said_RT = weight_RN @ said_NT
     hit_RT = weight_RN @ (said_NT * _one_hot(code_N, len(term_T)))
-    there_RT = was_RT > 0
     f1_RT = np.where(there_RT, 2 * hit_RT / np.maximum(said_RT + was_RT, 1), 0.0)
     mean_R: NDArray[np.float64] = f1_RT.sum(axis=1) / there_RT.sum(axis=1)
     return mean_R
@@ -97,11 +126,13 @@ def differences(
     ours: str,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
+    asked: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> dict[str, dict[str, tuple[float, float, float]]]:
     """Compare one row of the table with every other, on the units that both have.
 
     Units (studies) are drawn with replacement, and cells within each of them; a difference is that
-    of the means over the drawn units.
+    of the means over the drawn units. ``asked`` has the ``asked_N`` of `resampled_scores` for each
+    unit.
 
     Returns
     -------
@@ -109,7 +140,14 @@ def differences(
     """
     rng = np.random.default_rng(seed)
     resampled = {
-        name: resampled_scores(true_N, labels, ancestors, rng=rng, n_resamples=n_resamples)
+        name: resampled_scores(
+            true_N,
+            labels,
+            ancestors,
+            rng=rng,
+            n_resamples=n_resamples,
+            asked_N=None if asked is None else asked[name],
+        )
         for name, (true_N, labels) in sorted(units.items())
     }
     rows = sorted({row for found in resampled.values() for row in found} - {ours})

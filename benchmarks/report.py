@@ -175,7 +175,8 @@ def main_table(rows: Scores, shown: Mapping[str, tuple[str, int]] = SHOWN) -> li
 
 def difference_table(found: Differences) -> list[str]:
     """Return the Markdown lines of scgp's lead over each baseline, with its interval."""
-    names = [SHOWN[name][0] for name in SCORES]
+    shown = next(iter(found.values()), dict.fromkeys(SCORES))
+    names = [SHOWN[name][0] for name in shown]
     lines = [f"| {OURS} minus | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
     for row, scores in found.items():
         cells = [f"{m:+.3f} [{low:+.3f}, {high:+.3f}]" for m, low, high in scores.values()]
@@ -276,16 +277,14 @@ def write_report(folder: Path, results: Path, ancestors: Ancestors, command: str
     text = "\n".join(lines)
     results.mkdir(parents=True, exist_ok=True)
     (results / "benchmark.md").write_text(text, encoding="utf-8")
-    (results / "benchmark.json").write_text(
-        json.dumps(_finite(content), indent=1), encoding="utf-8"
-    )
+    (results / "benchmark.json").write_text(json.dumps(finite(content), indent=1), encoding="utf-8")
     return text
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace NaN, which JSON does not have, by null."""
     if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
+        return {key: finite(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
