@@ -2,11 +2,11 @@
 
     python benchmarks/novelty.py --data ../shared/data [--seeds 0 1 2]
 
-The folds over terms, and the networks, are those of ``zeroshot.py --no-tokens`` (which it needs): no
-method has seen a cell of the terms of a fold, nor of a term below them. Asked are the cells of these
-terms and cells of known terms that train in no fold. The peers are fitted to the cells that the
-network was trained on. Files with many genes only, on the genes that all of them measure, so that one
-fit of a peer serves all; scgp reads all genes of each file.
+The folds over terms, and the networks, are those of ``zeroshot.py --no-tokens`` (which it needs):
+no method has seen a cell of the terms of a fold, nor of a term below them. Asked are the cells of
+these terms and cells of known terms that train in no fold. The peers are fitted to the cells that
+the network was trained on. Files with many genes only, on the genes that all of them measure, so
+that one fit of a peer serves all; scgp reads all genes of each file.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def fold_scores(corpus: Corpus, fold: TermFold, folder: Path, *, seed: int) -> S
     if not path.is_file():
         kept = [*without(corpus.train, fold.closure), *without(corpus.drawn, fold.closure)]
         train = join([thin(source, most=MOST, seed=seed) for source in kept])
-        query = replace(join([source for source in wide]), measured_G=measured_G)
+        query = replace(join(wide), measured_G=measured_G)
         save_npz(path, of_peers(*on_query_genes(train, query), seed=seed))
     model = Model.load(folder / f"{fold.name}-seed{seed}-pooled")
     found = {**of_scgp(model, wide), **load_npz(path)}
