@@ -23,7 +23,8 @@ from scgp.errors import (
 )
 from scgp.model.directory import load_npz
 from scgp.phenotypes.ontology import Ontology
-from scgp.representation import DEFAULT, centre_of, fit_fusion, unit_vectors
+from scgp.reference.answer import streams_of
+from scgp.representation import DEFAULT, centre_of, fit_fusion, query_vectors, unit_vectors
 
 LABEL, TERM = "scgp_cell_type", "scgp_cell_type_ontology_term_id"
 CONFIDENCE, STATUS = "scgp_confidence", "scgp_status"
@@ -181,6 +182,14 @@ def test_zero_rows_and_unlabelled_cells_of_an_atlas_are_left_out(atlas):
 
 
 # ---- confidence ----
+
+
+def test_there_are_two_streams_and_no_silent_ones(query, index):
+    """A silent stream would count when the shares of the others are taken, as in no fit."""
+    vectors = query_vectors(query.obsm["X_mine"], index)
+    streams, _ = streams_of(index, vectors.cell_BE, vectors.type_BE, None, index.calibration)
+    assert list(streams) == ["neighbour", "head"]
+    assert all(np.isfinite(stream).all() for stream in streams.values())
 
 
 def test_confidence_is_fitted_to_held_out_studies(index):
