@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     annotate.add_argument("--label-key", help="column of the reference's obs that has the labels")
     annotate.add_argument("--labels", nargs="+", help="answer with these labels, or 'unknown'")
     annotate.add_argument("--coverage", type=float, help="write label sets that cover this share")
+    annotate.add_argument("--use-rep", help="key in obsm of a representation, of both files")
     annotate.add_argument("--key-added", default="scgp", help="prefix of the slots written")
     annotate.add_argument("--plot", type=Path, help="draw a UMAP: .png, .pdf or .svg")
     _add_common(annotate)
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("output", type=Path, help="directory to make")
     index.add_argument("--label-key", required=True, help="column of obs that has the labels")
     index.add_argument("--study-key", help="column of obs that names each cell's study")
+    index.add_argument("--use-rep", help="key in obsm of a representation to index")
     _add_common(index)
     index.set_defaults(run=_index)
 
@@ -130,7 +132,7 @@ def _annotate(args: argparse.Namespace) -> None:
             message = f"--plot {args.plot}: expected a name ending in one of {', '.join(_PICTURES)}"
             raise ArgumentError(message)
     named = ("layer", "use_raw", "batch_size", "device", "label_key", "labels", "coverage")
-    options = _given(args, *named) | _model(args)
+    options = _given(args, *named, "use_rep") | _model(args)
     if args.reference is not None:
         options["reference"] = _read(args.reference)
     if args.index is not None:
@@ -145,9 +147,11 @@ def _annotate(args: argparse.Namespace) -> None:
     scgp.annotate(adata, key_added=args.key_added, **options)
     targets = [args.output] if args.plot is None else [args.output, args.plot]
     with _renamed_at_the_end(targets) as temporary:
-        _write_slots(args.input, temporary[0], adata, key_added=args.key_added)
+        vectors = f"X_{args.key_added}" if args.use_rep is None else None
+        _write_slots(args.input, temporary[0], adata, key_added=args.key_added, vectors=vectors)
         if args.plot is not None:
-            _plot(adata, temporary[1], key_added=args.key_added)
+            vectors = vectors or args.use_rep
+            _plot(adata, temporary[1], key_added=args.key_added, vectors=vectors)
     counts = adata.obs[f"{args.key_added}_status"].value_counts()
     told = ", ".join(f"{n:,} {status}" for status, n in counts.items())
     sys.stdout.write(f"{adata.n_obs:,} cells ({told}) -> {args.output}\n")
@@ -160,7 +164,8 @@ def _index(args: argparse.Namespace) -> None:
         message = f"{args.output} exists; name a directory that does not, or remove it first"
         raise ArgumentError(message)
     _check_target(args.output, source=args.input)
-    options = _given(args, "layer", "use_raw", "batch_size", "device", "study_key") | _model(args)
+    named = ("layer", "use_raw", "batch_size", "device", "study_key", "use_rep")
+    options = _given(args, *named) | _model(args)
     index = scgp.build_index(_read(args.input), label_key=args.label_key, **options)
     index.save(args.output)
     sys.stdout.write(f"index -> {args.output}\n")
@@ -232,7 +237,9 @@ def _read(path: Path) -> ad.AnnData:
         raise ArgumentError(message) from error
 
 
-def _write_slots(source: Path, target: Path, adata: ad.AnnData, *, key_added: str) -> None:
+def _write_slots(
+    source: Path, target: Path, adata: ad.AnnData, *, key_added: str, vectors: str | None
+) -> None:
     """Copy the file and write into the copy what annotate added; all else stays byte for byte."""
     import anndata
     import h5py
@@ -248,11 +255,12 @@ def _write_slots(source: Path, target: Path, adata: ad.AnnData, *, key_added: st
             if group not in file:
                 anndata.io.write_elem(file, group, {})
         anndata.io.write_elem(file, "obs", adata.obs)
-        anndata.io.write_elem(file, f"obsm/X_{key_added}", adata.obsm[f"X_{key_added}"])
+        if vectors is not None:
+            anndata.io.write_elem(file, f"obsm/{vectors}", adata.obsm[vectors])
         anndata.io.write_elem(file, f"uns/{key_added}", adata.uns[key_added])
 
 
-def _plot(adata: ad.AnnData, target: Path, *, key_added: str) -> None:
+def _plot(adata: ad.AnnData, target: Path, *, key_added: str, vectors: str) -> None:
     """Draw the cells; coordinates the file lacks are made from the embedding and not kept."""
     import anndata
 
@@ -263,7 +271,7 @@ def _plot(adata: ad.AnnData, target: Path, *, key_added: str) -> None:
         import scanpy
 
         neighbours = min(15, drawn.n_obs - 1)
-        scanpy.pp.neighbors(drawn, use_rep=f"X_{key_added}", n_neighbors=neighbours)
+        scanpy.pp.neighbors(drawn, use_rep=vectors, n_neighbors=neighbours)
         scanpy.tl.umap(drawn)
     pl.write_picture(pl.embedding(drawn, key_added=key_added), target)
 

@@ -17,7 +17,7 @@ from scgp.cells.counts import choose_counts
 from scgp.cells.tokens import TokenBatch
 from scgp.embed import CellVectors, embed_adata, resolve_model, warn_empty
 from scgp.errors import ArgumentError
-from scgp.labels import check_labels, read_candidates
+from scgp.labels import check_labels, read_candidates, read_covered
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.text import TextEncoder
 from scgp.reference.answer import answer
@@ -25,9 +25,10 @@ from scgp.reference.candidates import Candidates
 from scgp.reference.conformal import mass_for
 from scgp.reference.decision import STATUSES, Decision
 from scgp.reference.index import ReferenceIndex
+from scgp.representation import calibrated, query_vectors, read_representation, refuse_unused
 from scgp.slots import check_target, write_slots
 from scgp.texts import listed
-from scgp.which import model_index, resolve_index
+from scgp.which import model_index, opened, represented_index, resolve_index
 
 __all__ = ["annotate", "label_cells", "model_index"]
 
@@ -42,6 +43,7 @@ def annotate(
     model: Model | str | Path | None = None,
     encoder: TextEncoder | None = None,
     coverage: float | None = None,
+    use_rep: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
     key_added: str = "scgp",
@@ -55,7 +57,8 @@ def annotate(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts; in memory or backed. Genes by HGNC symbol or Ensembl id.
+        Cells x genes with raw counts; in memory or backed. Genes by HGNC symbol or Ensembl id. With
+        `use_rep` neither counts nor genes are read.
     reference, label_key
         Your own atlas, and the ``obs`` column with its labels; instead of the default reference.
     index
@@ -73,7 +76,15 @@ def annotate(
         all-MiniLM-L6-v2 from the extra ``scgp[text]``, and only where a text is free.
     coverage
         Also write a set of labels for each cell that holds the truth for this share of cells, such
-        as 0.9, as measured on held-out studies. Not with `labels`, nor with your own reference.
+        as 0.9, as measured on held-out studies. Not with `labels`, nor with your own reference,
+        unless it is an index of a representation that was made with ``study_key``.
+    use_rep
+        Key in ``obsm`` of a representation of your own, cells x E, such as ``"X_scVI"``, made for
+        these cells and the reference by one model. It needs `reference` and `label_key`, or an
+        `index` made with the same key. There are then two streams of evidence, neighbours and the
+        linear head; among `labels`, only those that the reference has cells of. `model`, `encoder`,
+        `layer`, `use_raw` and `device` cannot go with it, and `batch_size` and `progress` change
+        nothing.
     layer, use_raw
         Where the counts of `adata` are, if not in ``X``.
     key_added
@@ -105,17 +116,20 @@ def annotate(
     ``obs["scgp_set_size"]`` : int32, with `coverage`
         How many they are; 0 for empty cells.
     ``obsm["X_scgp"]`` : float32, cells x 128
-        Unit rows; zero rows for empty cells.
+        Unit rows; zero rows for empty cells. Not written with `use_rep`: the vectors are there.
     ``uns["scgp"]`` : dict
         Model, index, counts and genes that were used. With `labels` also ``labels`` as read,
         their ``labels_ontology_term_ids`` ("" for none) and ``labels_in_reference``, whether the
-        reference has cells of each: lists, which a file gives back as arrays.
+        reference has cells of each: lists, which a file gives back as arrays. With `use_rep` its
+        key, the index, and ``calibrated``, whether the confidence was fitted on held-out studies.
 
     Raises
     ------
     ArgumentError
         `labels` is empty or holds what cannot be read: a blank text, an id of no live term, free
         text without an encoder; `coverage` is no share, or the index has no calibration for it;
+        `use_rep` names nothing in ``obsm``, what is not cells x E of finite numbers, or has another
+        width than the reference's;
         or an argument has a value that cannot be used.
     CountsError
         The matrix does not hold raw counts; the message names where counts are.
@@ -124,7 +138,7 @@ def annotate(
     MissingColumnError
         The reference has no column `label_key`.
     FingerprintError
-        The index was made by another model.
+        The index was made by another model, or from another representation.
     DeviceError
         The device is not there.
 
@@ -134,7 +148,7 @@ def annotate(
         Few genes in common, duplicated genes (summed), empty cells, labels outside the ontology.
         Of `labels`: those named twice, and those without reference cells, whose description alone
         is compared with the cells; how sure that is was measured on other terms, and not at all for
-        free text.
+        free text. With `use_rep`: the confidence of the index is not calibrated.
 
     Notes
     -----
@@ -156,8 +170,15 @@ def annotate(
     """
     check_target(adata, key_added=key_added, copy=copy)
     wanted = _wanted(labels, encoder, coverage)
+    if use_rep is not None:
+        refuse_unused(model=model, encoder=encoder, layer=layer, use_raw=use_raw, device=device)
+        matrix_BE = read_representation(adata, use_rep)
+        index = represented_index(reference, label_key, index, use_rep)
+        slots = _from_representation(matrix_BE, index, wanted, coverage, key_added)
+        return write_slots(adata, slots, copy=copy)
     model = resolve_model(model)
-    # what can fail without an index fails before a reference is embedded
+    # what can fail without a reference fails before one is embedded
+    index = None if index is None else opened(index, model.fingerprint)
     choose_counts(adata, layer=layer, use_raw=use_raw)
     if wanted and isinstance(reference, ad.AnnData) and label_key in reference.obs:
         names = reference.obs[label_key].dropna().map(str).unique()
@@ -165,8 +186,7 @@ def annotate(
     index = resolve_index(
         reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress
     )
-    fitted = index.calibration
-    set_mass = None if coverage is None else mass_for(coverage, fitted.set_mass, fitted.set_cells)
+    set_mass = _set_mass(coverage, index)
     candidates: Candidates | None = None
     asked: dict[str, object] = {} if coverage is None else {"coverage": coverage}
     if wanted:
@@ -219,6 +239,37 @@ def label_cells(
         set_mass=set_mass,
     )  # fmt: skip
     return Decision.join(list(parts), sets=set_mass is not None), vectors, facts
+
+
+def _from_representation(
+    matrix_BE: np.ndarray,
+    index: ReferenceIndex,
+    wanted: list[str],
+    coverage: float | None,
+    key_added: str,
+) -> dict[str, dict[str, object]]:
+    """Answer cells by a representation of the user's; return what is written, without vectors."""
+    set_mass = _set_mass(coverage, index)
+    candidates: Candidates | None = None
+    asked: dict[str, object] = {} if coverage is None else {"coverage": coverage}
+    if wanted:
+        candidates, asked = read_covered(wanted, index)
+    vectors = query_vectors(matrix_BE, index)
+    parts = answer(
+        index, vectors.cell_BE, vectors.type_BE, None, candidates=candidates, set_mass=set_mass
+    )
+    decision = Decision.join(list(parts), sets=set_mass is not None)
+    facts: dict[str, object] = {
+        "use_rep": index.use_rep, "index": repr(index), "calibrated": calibrated(index), **asked
+    }  # fmt: skip
+    slots = _slots(decision, vectors, facts, key_added)
+    return {place: named for place, named in slots.items() if place != "obsm"}
+
+
+def _set_mass(coverage: float | None, index: ReferenceIndex) -> float | None:
+    """Return the mass of label sets, if they are asked for."""
+    fitted = index.calibration
+    return None if coverage is None else mass_for(coverage, fitted.set_mass, fitted.set_cells)
 
 
 def _wanted(

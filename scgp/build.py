@@ -21,9 +21,19 @@ from scgp.embed import embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.ontology import Ontology
+from scgp.reference.contents import OBSM
 from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import CELLS, fit_gene_head
 from scgp.reference.index import ReferenceIndex
+from scgp.representation import (
+    DEFAULT,
+    centre_of,
+    fit_fusion,
+    read_representation,
+    refuse_unused,
+    unit_vectors,
+    warn_uncalibrated,
+)
 from scgp.slots import check_adata
 
 
@@ -33,6 +43,7 @@ def build_index(
     label_key: str,
     model: Model | str | Path | None = None,
     study_key: str | None = None,
+    use_rep: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
     batch_size: int = 1024,
@@ -44,17 +55,23 @@ def build_index(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts; in memory or backed.
+        Cells x genes with raw counts; in memory or backed. With `use_rep` counts are not needed.
     label_key
         ``obs`` column with the labels: Cell Ontology ids, their labels or synonyms, short names
         that authors use ("CD4+ T cells"; a warning tells how they were read), or any text.
-        Cells without a label, and cells without a count, are left out.
+        Cells without a label, and cells without a count (with `use_rep`: zero rows), are left out.
     model
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
     study_key
-        ``obs`` column with the study of each cell, kept in the index.
+        ``obs`` column with the study of each cell, kept in the index. With `use_rep` also what the
+        confidence is fitted on: two studies or more are held out in turn. If all cells are of one
+        study, name the column of donors.
+    use_rep
+        Key in ``obsm`` of a representation of your own, cells x E, such as ``"X_scVI"``, which the
+        cells to be annotated must have too; instead of the vectors of a model. There are then two
+        streams of evidence, neighbours and the linear head.
     layer, use_raw, batch_size, device, progress
-        As in :func:`scgp.annotate`.
+        As in :func:`scgp.annotate`. The first two, `model` and `device` cannot go with `use_rep`.
 
     Returns
     -------
@@ -66,15 +83,22 @@ def build_index(
         There is no column `label_key` or `study_key`.
     LabelError
         No cell has a label.
+    ArgumentError
+        `use_rep` names nothing in ``obsm``, or what is not cells x E of finite numbers; or an
+        argument has a value that cannot be used.
     CountsError, GeneError, DeviceError
         As in :func:`scgp.annotate`.
 
     Warns
     -----
     ScgpWarning
-        Labels that are no ontology term: they are kept as given, without an id.
+        Labels that are no ontology term: they are kept as given, without an id. With `use_rep`:
+        the confidence could not be calibrated.
     """
     check_adata(adata)
+    if use_rep is not None:
+        refuse_unused(model=model, layer=layer, use_raw=use_raw, device=device)
+        return _of_representation(adata, use_rep, label_key, study_key)
     model = resolve_model(model)
     labels = _labels(adata, label_key)
     studies = None if study_key is None else _column(adata, study_key)
@@ -117,6 +141,45 @@ def build_index(
         gene_head=head,
         likeness_TT=likeness_TT,
     )
+
+
+def _of_representation(
+    adata: ad.AnnData, use_rep: str, label_key: str, study_key: str | None
+) -> ReferenceIndex:
+    """Index what stands in obsm, as it is: no model, no counts."""
+    matrix_BE = read_representation(adata, use_rep)
+    labels = _labels(adata, label_key)
+    studies = None if study_key is None else _column(adata, study_key)
+    labelled = np.flatnonzero(labels.notna())
+    centre_E = centre_of(matrix_BE[labelled])
+    vector_BE = unit_vectors(matrix_BE[labelled], centre_E).cell_BE
+    filled_B = np.any(vector_BE, axis=1)
+    kept, vector_NE = labelled[filled_B], vector_BE[filled_B]
+    if not len(kept):
+        msg = (
+            f"no cell has both a label in obs[{label_key!r}] and a vector in obsm[{use_rep!r}] "
+            "that tells it from the others"
+        )
+        raise LabelError(msg)
+    names, ids = _terms(labels.to_numpy(dtype=object)[kept], label_key)
+    id_of = dict(zip(names, ids, strict=True))
+    order = sorted(id_of)
+    label_ids = [id_of[name] for name in order]
+    fusion = None
+    if studies is not None:
+        code_N = np.searchsorted(order, names)
+        fusion = fit_fusion(vector_NE, code_N, pd.factorize(studies.iloc[kept])[0], label_ids)
+    index = ReferenceIndex.build(
+        vector_NE,
+        names,
+        label_ids=label_ids,
+        studies=None if studies is None else studies.to_numpy(dtype=object)[kept].tolist(),
+        model_fingerprint=f"{OBSM}{use_rep}",
+        calibration=fusion or DEFAULT,
+        centre_D=centre_E,
+    )
+    warn_uncalibrated(index)
+    return index
 
 
 def _chosen(labels: pd.Series, studies: pd.Series | None) -> np.ndarray:

@@ -68,7 +68,7 @@ def calibrate(
             "donors, and default weights are kept"
         )
         return Fusion()
-    fold_of_group = _folds(group_N, min(N_FOLDS, n_groups))
+    fold_of_group = deal_folds(group_N, min(N_FOLDS, n_groups))
     parts = []
     for fold in range(min(N_FOLDS, n_groups)):
         held_N = (group_N >= 0) & (fold_of_group[np.maximum(group_N, 0)] == fold)
@@ -95,7 +95,7 @@ def independent_groups(corpus: Corpus, class_N: np.ndarray) -> np.ndarray:
     return group_N
 
 
-def _folds(group_N: np.ndarray, n_folds: int) -> np.ndarray:
+def deal_folds(group_N: np.ndarray, n_folds: int) -> np.ndarray:
     """Deal groups to folds, the largest first, each to the smallest fold (by root of size)."""
     size = np.sqrt(np.bincount(group_N[group_N >= 0]))
     load, fold_of = np.zeros(n_folds), np.zeros(len(size), dtype=int)
@@ -138,13 +138,13 @@ def _held_out(
         spread, nearest_B, near_text_B, class_B, known_T[class_B], corpus.study_N[rows], novel_B
     )
     novel = [
-        _without(seen, removed_T, index, column_T, vectors)
-        for removed_T in _removals(class_B, types.ancestor_TT.numpy(), rng)
+        without(seen, removed_T, index, column_T, vectors)
+        for removed_T in removals(class_B, types.ancestor_TT.numpy(), rng)
     ]
     return HeldOut.join([seen, *novel])
 
 
-def _removals(
+def removals(
     class_B: np.ndarray, below_TT: np.ndarray, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """Deal the classes of held-out cells to rounds; yield each round's, with all below them."""
@@ -154,7 +154,7 @@ def _removals(
             yield below_TT[chosen].any(axis=0)
 
 
-def _without(
+def without(
     seen: HeldOut,
     removed_T: np.ndarray,
     index: ReferenceIndex,

@@ -26,7 +26,7 @@ from scgp.reference.answer import BLOCK, answer
 from scgp.reference.decision import UNKNOWN, Decision
 from scgp.slots import check_adata
 from scgp.stream_tables import StreamTables
-from scgp.which import resolve_index
+from scgp.which import opened, resolve_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -137,6 +137,7 @@ def explain(
     row_B = chosen_cells(adata, cells)
     on = resolve_device(device)
     model = resolve_model(model)
+    index = None if index is None else opened(index, model.fingerprint)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     index = resolve_index(
         reference, label_key, index, model, batch_size=1024, device=device, progress=progress

@@ -85,6 +85,53 @@ def read_candidates(
     return candidates, facts
 
 
+def read_covered(
+    labels: Sequence[str], index: ReferenceIndex
+) -> tuple[Candidates, dict[str, object]]:
+    """Read labels for an index of a representation: only those that it has cells of.
+
+    Returns
+    -------
+    As `read_candidates`.
+
+    Raises
+    ------
+    ArgumentError
+        A label has no cells in the reference: no text and no gene can speak for it.
+
+    Warns
+    -----
+    ScgpWarning
+        Two entries are one label; labels that were read as a term of another name.
+    """
+    term_of = dict(zip(index.labels, index.label_ids, strict=True))
+    read = _read(labels, None, term_of)
+    _warn_repeated(labels, read)
+    pairs = list(dict.fromkeys(read))
+    names, ids = [name for name, _ in pairs], [term for _, term in pairs]
+    candidates = make_candidates(
+        names, ids, np.zeros((len(names), index.width), np.float32),
+        labels=index.labels, label_ids=index.label_ids, ontology=Ontology("CL"),
+    )  # fmt: skip
+    covered_C = candidates.in_reference_C
+    if not covered_C.all():
+        missing = [repr(candidates.names[c]) for c in np.flatnonzero(~covered_C)]
+        msg = (
+            f"the reference has no cells of {', '.join(missing)}. With use_rep only labels that it "
+            "has cells of, and terms above them, can be asked for: your representation cannot be "
+            "compared with texts"
+        )
+        raise ArgumentError(msg)
+    given = zip(labels, read, strict=True)
+    Ontology("CL").warn_read({text: term for text, (_, term) in given if text not in term_of})
+    facts: dict[str, object] = {
+        "labels": names,
+        "labels_ontology_term_ids": ids,
+        "labels_in_reference": [True] * len(names),
+    }
+    return candidates, facts
+
+
 def check_labels(
     labels: Sequence[str],
     model: Model,
@@ -114,10 +161,13 @@ def _is_free(name: str, term: str, term_of: Mapping[str, str]) -> bool:
     return not term and term_of.get(name) != ""
 
 
-def _read(labels: Sequence[str], model: Model, term_of: Mapping[str, str]) -> list[tuple[str, str]]:
+def _read(
+    labels: Sequence[str], model: Model | None, term_of: Mapping[str, str]
+) -> list[tuple[str, str]]:
     """Return the name and the term of each entry, "" for a term that it has not.
 
-    ``term_of`` has the labels of the reference and their terms.
+    ``term_of`` has the labels of the reference and their terms. Without a model, terms need no
+    vector.
     """
     ontology = Ontology("CL")
     covering = frozenset(ontology.closure(term_of.values()))
@@ -133,7 +183,11 @@ def _read(labels: Sequence[str], model: Model, term_of: Mapping[str, str]) -> li
                 "leave it out"
             )
             raise ArgumentError(msg)
-        (term,) = read_terms([term_of.get(text, text)], model, also=covering)
+        meant = term_of.get(text, text)
+        if model is None:
+            term = ontology.read(meant)
+        else:
+            (term,) = read_terms([meant], model, also=covering)
         read.append((ontology.label(term) if term else text, term))
     return read
 

@@ -11,7 +11,9 @@ import anndata as ad
 from scgp.build import build_index
 from scgp.errors import ArgumentError, CountsError, FingerprintError
 from scgp.model.checkpoint import Model
+from scgp.reference.contents import OBSM, maker_fault
 from scgp.reference.index import MANIFEST, ReferenceIndex
+from scgp.representation import warn_uncalibrated
 
 #: Where a model keeps the index it was trained with.
 INDEX = "index"
@@ -28,12 +30,7 @@ def resolve_index(
     progress: bool,
 ) -> ReferenceIndex:
     """Return the index named by one of the arguments, or the model's own."""
-    if reference is not None and index is not None:
-        msg = "pass reference= or index=, not both: one of them would be ignored"
-        raise ArgumentError(msg)
-    if (reference is None) != (label_key is None):
-        msg = "reference= and label_key= go together: the atlas, and the obs column of its labels"
-        raise ArgumentError(msg)
+    _check_named(reference, label_key, index)
     if reference is not None and label_key is not None:
         try:
             return build_index(
@@ -46,18 +43,54 @@ def resolve_index(
                 "scgp.build_index(reference, label_key=...); pass what it returns as index="
             )
             raise CountsError(msg) from error
-    if isinstance(index, ReferenceIndex):
-        if index.model_fingerprint != model.fingerprint:
-            msg = (
-                f"the index was made by the model {index.model_fingerprint[:12]}, and this is the "
-                f"model {model.fingerprint[:12]}: their vectors cannot be compared. Make the index "
-                "anew with scgp.build_index, or pass the model that made it"
-            )
-            raise FingerprintError(msg)
-        return index
-    if index is not None:
-        return ReferenceIndex.load(index, model_fingerprint=model.fingerprint)
-    return model_index(model)
+    return model_index(model) if index is None else opened(index, model.fingerprint)
+
+
+def represented_index(
+    reference: ad.AnnData | None,
+    label_key: str | None,
+    index: ReferenceIndex | str | Path | None,
+    use_rep: str,
+) -> ReferenceIndex:
+    """Return the index of a representation that one of the arguments names."""
+    _check_named(reference, label_key, index)
+    if reference is not None and label_key is not None:
+        try:
+            return build_index(reference, label_key=label_key, use_rep=use_rep)
+        except ArgumentError as error:
+            msg = f"the reference: {error}"
+            raise ArgumentError(msg) from error
+    if index is None:
+        msg = (
+            f"use_rep={use_rep!r} needs a reference with the same representation: pass reference= "
+            "and label_key=, or index=. The default reference holds the vectors of its own model"
+        )
+        raise ArgumentError(msg)
+    found = opened(index, f"{OBSM}{use_rep}")
+    warn_uncalibrated(found)
+    return found
+
+
+def _check_named(
+    reference: ad.AnnData | None, label_key: str | None, index: ReferenceIndex | str | Path | None
+) -> None:
+    """Refuse two references, and half of one."""
+    if reference is not None and index is not None:
+        msg = "pass reference= or index=, not both: one of them would be ignored"
+        raise ArgumentError(msg)
+    if (reference is None) != (label_key is None):
+        msg = "reference= and label_key= go together: the atlas, and the obs column of its labels"
+        raise ArgumentError(msg)
+
+
+def opened(index: ReferenceIndex | str | Path, maker: str) -> ReferenceIndex:
+    """Return the index, read if need be, of vectors of this maker only."""
+    if not isinstance(index, ReferenceIndex):
+        return ReferenceIndex.load(index, model_fingerprint=maker)
+    if fault := maker_fault(index.model_fingerprint, maker):
+        msg = f"the index {fault}"
+        raise FingerprintError(msg)
+    return index
 
 
 def model_index(model: Model) -> ReferenceIndex:

@@ -37,6 +37,7 @@ VERBS = {
     "stream_tables",
     "labels",
     "describe",
+    "representation",
 }
 LEVEL = {
     "errors": 0,

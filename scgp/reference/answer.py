@@ -41,19 +41,21 @@ def streams_of(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return the evidence of the streams (each B x T) and the largest cosine (B).
 
-    The stream of scores by description is left out where the index has none (before 0.5.0).
+    The stream of scores by description is left out where the index has none (before 0.5.0). An
+    index of a representation has neighbours and head alone.
     """
     similarity_BK, row_BK = index.search(cell_BE, fusion.k)
     n_labels = len(index.labels)
+    neighbour_BT = neighbour_evidence(
+        similarity_BK, index.code_N[row_BK], n_labels, temperature=fusion.temperature_neighbour
+    )
+    head_BT = head_evidence(cell_BE, index.head_weight_TD, index.head_bias_T)
+    if index.use_rep is not None:  # no network has read these cells
+        return {"neighbour": neighbour_BT, "head": head_BT}, similarity_BK[:, 0]
     streams = {
-        "neighbour": neighbour_evidence(
-            similarity_BK,
-            index.code_N[row_BK],
-            n_labels,
-            temperature=fusion.temperature_neighbour,
-        ),
+        "neighbour": neighbour_BT,
         "text": text_evidence(type_BE, index.text_TD, temperature=fusion.temperature_text),
-        "head": head_evidence(cell_BE, index.head_weight_TD, index.head_bias_T),
+        "head": head_BT,
         "gene": gene_evidence(
             None if score_BS is None else score_BS[:, :n_labels],
             (len(cell_BE), n_labels),

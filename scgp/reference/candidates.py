@@ -260,7 +260,7 @@ def choose(
         Scores of the describing head, if the candidates have one.
     """
     covered_C = candidates.in_reference_C
-    if not _all_have_text(text_TD):
+    if "text" in streams and not _all_have_text(text_TD):
         streams = {**streams, "text": np.full_like(streams["text"], np.nan)}
     pooled_BT = pool(streams, fusion) if fusion.pooled else fuse(streams, fusion)
     near_B1 = np.asarray(nearest_B, float)[:, None]
@@ -315,9 +315,10 @@ def _posterior(
         above_CC = candidates.above_CC[np.ix_(covered, covered)]
         share_TC = shares(candidates.cover_TC[:, covered], above_CC)
         among = {name: restrict(x, share_TC) for name, x in streams.items() if name != "text"}
-        text_CD = candidates.text_CD[covered]
-        text_BC = text_evidence(type_BD, text_CD, temperature=fusion.temperature_text)
-        among["text"] = text_BC if _all_have_text(text_CD) else np.full_like(text_BC, np.nan)
+        if "text" in streams:
+            text_CD = candidates.text_CD[covered]
+            text_BC = text_evidence(type_BD, text_CD, temperature=fusion.temperature_text)
+            among["text"] = text_BC if _all_have_text(text_CD) else np.full_like(text_BC, np.nan)
         fused_BC = fuse(among, fusion)
         best_B1 = fused_BC.max(axis=1, keepdims=True)
         posterior_BC[:, covered] = fused_BC / best_B1 * share_BX[:, :1]

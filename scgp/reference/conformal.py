@@ -104,7 +104,8 @@ def mass_for(coverage: float, set_mass: tuple[float, ...], n_cells: int) -> floa
     if not set_mass:
         msg = (
             "this index has no calibration for label sets: build_index made it, or an earlier "
-            "version, or it was trained on one donor. Training fits sets to held-out studies"
+            "version, or it was trained on one donor. Training fits sets to held-out studies, as "
+            "build_index does with use_rep= and study_key="
         )
         raise ArgumentError(msg)
     level = int(np.ceil(coverage * 100 - _SLACK))

@@ -39,8 +39,35 @@ GENE_ARRAYS = {
 # What the gene head has had since 0.5.0.
 DESCRIBED = "gene_head_described_HT"
 TEXTS = ("labels", "label_ids", "studies")
+# Of an index of a representation in obsm: what was taken from it before rows were scaled.
+CENTRE = "centre_D"
+# The fingerprint of such an index is this and the key.
+OBSM = "obsm:"
 # A unit vector in float32 is off by far less; more means that it is no unit vector.
 UNIT_SLACK = 1e-3
+
+
+def maker_fault(made_by: str, asked: str) -> str:
+    """Say why an index does not fit the vectors it is asked with, and what to do; "" if it does."""
+    if made_by == asked:
+        return ""
+    if made_by.startswith(OBSM):
+        key = made_by.removeprefix(OBSM)
+        return (
+            f"holds vectors of obsm[{key!r}], which no others can be compared with. Pass "
+            f"use_rep={key!r} to scgp.annotate; no other verb can use it"
+        )
+    if asked.startswith(OBSM):
+        key = asked.removeprefix(OBSM)
+        return (
+            f"was made by the model {made_by[:12]}, not from obsm[{key!r}]: leave use_rep out, or "
+            f"make the index anew with scgp.build_index(..., use_rep={key!r})"
+        )
+    return (
+        f"was made by the model {made_by[:12]}, and this is the model {asked[:12]}: their vectors "
+        "cannot be compared. Make the index anew with scgp.build_index, or pass the model that "
+        "made it"
+    )
 
 
 def text_codes(values: Any, n_cells: int, what: str) -> tuple[NDArray[np.int32], list[str]]:
@@ -71,7 +98,8 @@ def array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
     gene: dict[str, Any] = GENE_ARRAYS if GENE_ARRAYS.keys() & arrays.keys() else {}
     if DESCRIBED in arrays:
         gene = {**GENE_ARRAYS, DESCRIBED: np.float16}
-    kinds = {name: np.dtype(kind) for name, kind in {**ARRAYS, **gene}.items()}
+    centre: dict[str, Any] = {CENTRE: np.float32} if CENTRE in arrays else {}
+    kinds = {name: np.dtype(kind) for name, kind in {**ARRAYS, **gene, **centre}.items()}
     odd = [name for name, kind in kinds.items() if name not in arrays or arrays[name].dtype != kind]
     texts = [*TEXTS, *(["names_N"] if "names_N" in arrays else [])]
     odd += [name for name in texts if name not in arrays or arrays[name].dtype.kind != "U"]
@@ -90,6 +118,7 @@ def content_fault(index: Any, *, n_cells: int, width: int) -> str:
         "head_weight_TD": (n_labels, width),
         "head_bias_T": (n_labels,),
         "names_N": (n_cells,),
+        "centre_D": (width,),
     }
     for name, shape in expected.items():
         value = getattr(index, name)
@@ -101,8 +130,9 @@ def content_fault(index: Any, *, n_cells: int, width: int) -> str:
         code_N = getattr(index, name)
         if code_N.min() < 0 or code_N.max() >= n_names:
             return f"{name} has codes from {code_N.min()} to {code_N.max()} for {n_names} names"
-    for name in ("text_TD", "head_weight_TD", "head_bias_T"):
-        if not np.isfinite(getattr(index, name)).all():
+    for name in ("text_TD", "head_weight_TD", "head_bias_T", "centre_D"):
+        value = getattr(index, name)
+        if value is not None and not np.isfinite(value).all():
             return f"{name} holds NaN or infinite values"
     return "" if index.gene_head is None else _gene_head_fault(index.gene_head, n_labels)
 

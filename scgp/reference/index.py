@@ -19,9 +19,12 @@ from scgp.errors import ArgumentError, CheckpointError, FingerprintError, LabelE
 from scgp.model.directory import load_npz, read_directory, save_npz, write_directory
 from scgp.reference.contents import (
     ARRAYS,
+    CENTRE,
+    OBSM,
     TEXTS,
     array_fault,
     content_fault,
+    maker_fault,
     text_codes,
     vector_fault,
 )
@@ -65,13 +68,17 @@ class ReferenceIndex:
     head_weight_TD, head_bias_T
         The linear head, float32.
     model_fingerprint
-        Fingerprint of the model that made the vectors.
+        Fingerprint of the model that made the vectors, or ``"obsm:"`` and the key of the
+        representation that they are of.
     calibration
         The `Fusion` that answers are made with.
     names_N
         Names of the cells (str), or None.
     gene_head
         The linear map from genes to labels, or None.
+    centre_D
+        What was taken from a representation in ``obsm`` before its rows were scaled to unit length
+        (float32), or None: the vectors are a model's.
     """
 
     faiss_index: Any
@@ -88,6 +95,7 @@ class ReferenceIndex:
     calibration: Fusion
     names_N: NDArray[np.str_] | None = None
     gene_head: GeneHead | None = None
+    centre_D: NDArray[np.float32] | None = None
 
     @classmethod
     def build(
@@ -104,6 +112,7 @@ class ReferenceIndex:
         names: Sequence[str] | None = None,
         gene_head: GeneHead | None = None,
         likeness_TT: NDArray[np.floating[Any]] | None = None,
+        centre_D: NDArray[np.float32] | None = None,
         seed: int = 0,
     ) -> ReferenceIndex:
         """Index labelled cells and fit the linear head to them.
@@ -127,6 +136,8 @@ class ReferenceIndex:
         likeness_TT
             How alike the labels' descriptions are (`kinship.likeness`): labels that are alike share
             what the linear head learns of them. None: they do not.
+        centre_D
+            What was taken from a representation in ``obsm``; None for vectors of a model.
         seed
             Seed of the head's draw of cells.
 
@@ -169,6 +180,7 @@ class ReferenceIndex:
             calibration=calibration or Fusion(),
             names_N=None if names is None else np.array(names, dtype=str),
             gene_head=gene_head,
+            centre_D=centre_D,
         )
         if fault := content_fault(index, n_cells=n_cells, width=width):
             message = f"cannot build an index: {fault}"
@@ -180,7 +192,14 @@ class ReferenceIndex:
         return (
             f"ReferenceIndex: {self.n_cells} cells ({drawn} drawn), {len(self.labels)} labels, "
             f"{len(self.studies)} studies, width {self.width}"
+            + ("" if self.use_rep is None else f" (obsm[{self.use_rep!r}])")
         )
+
+    @property
+    def use_rep(self) -> str | None:
+        """Key in ``obsm`` of the representation that the vectors are of; None: of a model."""
+        made_by = self.model_fingerprint
+        return made_by.removeprefix(OBSM) if made_by.startswith(OBSM) else None
 
     @property
     def n_cells(self) -> int:
@@ -269,6 +288,8 @@ class ReferenceIndex:
         arrays = {name: np.asarray(getattr(self, name)) for name in (*ARRAYS, *TEXTS)}
         if self.names_N is not None:
             arrays["names_N"] = self.names_N
+        if self.centre_D is not None:
+            arrays[CENTRE] = self.centre_D
         if self.gene_head is not None:
             arrays |= {f"gene_head_{name}": x for name, x in self.gene_head.arrays().items()}
         manifest = {
@@ -303,23 +324,21 @@ class ReferenceIndex:
         Parameters
         ----------
         model_fingerprint
-            Fingerprint of the model whose vectors will be searched for; None: not compared.
+            Fingerprint of the model whose vectors will be searched for, or ``"obsm:"`` and the key
+            of a representation; None: not compared.
 
         Raises
         ------
         FingerprintError
-            Another model made the index.
+            Another model made the index, or it is of a representation.
         CheckpointError
             The directory is incomplete, altered, or no index.
         """
         manifest = read_directory(path, kind=KIND, manifest_name=MANIFEST)
         made_by = str(manifest.get("model_fingerprint"))
-        if model_fingerprint is not None and made_by != model_fingerprint:
-            message = (
-                f"the index {path} was made by the model {made_by}, and this is the model "
-                f"{model_fingerprint}: their vectors cannot be compared. Make the index anew with "
-                "scgp.build_index, or load the model that made it"
-            )
+        asked = made_by if model_fingerprint is None else model_fingerprint
+        if fault := maker_fault(made_by, asked):
+            message = f"the index {path} {fault}"
             raise FingerprintError(message)
         missing = {"vectors.faiss", "labels.npz"} - set(manifest["files"])
         if missing or not isinstance(manifest.get("calibration"), dict):
@@ -337,6 +356,7 @@ class ReferenceIndex:
             calibration=Fusion.from_dict(manifest["calibration"]),
             names_N=arrays.get("names_N"),
             gene_head=_gene_head(arrays),
+            centre_D=arrays.get(CENTRE),
             **contents,
         )
         fault = vector_fault(index.vectors_ND)
