@@ -111,6 +111,10 @@ def annotate(
         Probability of the label with all terms below it; 0 for "unknown" and empty cells.
     ``obs["scgp_status"]`` : categorical
         "labelled", "ancestor" (never with `labels`), "unknown" or "empty".
+    ``obs["scgp_novelty"]`` : float32
+        1 minus the cosine to the nearest reference cell: near 0 for a cell like the reference, the
+        higher the less it is like any; missing for cells without a count. A rank more than a
+        probability: how well it tells types that the reference lacks is in the documentation.
     ``obs["scgp_set"]`` : categorical, with `coverage`
         The labels of the set, in the order of the alphabet, with " | " between them.
     ``obs["scgp_set_size"]`` : int32, with `coverage`
@@ -296,6 +300,7 @@ def _slots(
         f"{key_added}_cell_type_ontology_term_id": pd.Categorical(decision.ontology_id),
         f"{key_added}_confidence": decision.confidence.astype(np.float32),
         f"{key_added}_status": pd.Categorical(decision.status, categories=list(STATUSES)),
+        f"{key_added}_novelty": decision.novelty,
     }
     if decision.label_set is not None:
         columns[f"{key_added}_set"] = pd.Categorical(decision.label_set)

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 import scgp
+from scgp.demo import BULK_LABEL_TO_CL
 from scgp.errors import (
     ScgpWarning,
 )
@@ -17,6 +18,7 @@ from scgp.phenotypes.ontology import Ontology
 
 LABEL, TERM = "scgp_cell_type", "scgp_cell_type_ontology_term_id"
 CONFIDENCE, STATUS = "scgp_confidence", "scgp_status"
+NOVELTY = "scgp_novelty"
 
 
 # ---- what is written ----
@@ -37,7 +39,7 @@ def test_the_documented_slots_and_nothing_else(blood, annotate, blood_index, mod
     assert blood.uns["scgp"]["counts"] == "X"
     assert blood.uns["scgp"]["n_genes"] == 765
     assert blood.uns["scgp"]["n_genes_matched"] > 700
-    for name in (LABEL, TERM, CONFIDENCE, STATUS):
+    for name in (LABEL, TERM, CONFIDENCE, STATUS, NOVELTY):
         del blood.obs[name]
     del blood.obsm["X_scgp"], blood.uns["scgp"]
     assert state(blood) == before
@@ -77,7 +79,8 @@ def test_copy_leaves_the_original_alone(blood, annotate, annotated, state, same_
 def test_key_added_prefixes_every_slot(blood, annotate):
     annotate(blood, key_added="mine")
     written = {name for name in blood.obs if name.startswith(("mine", "scgp"))}
-    assert written == {f"mine_{n}" for n in (LABEL[5:], TERM[5:], CONFIDENCE[5:], STATUS[5:])}
+    names = (LABEL, TERM, CONFIDENCE, STATUS, NOVELTY)
+    assert written == {f"mine_{name[5:]}" for name in names}
     assert {"X_mine"} < set(blood.obsm)
     assert "X_scgp" not in blood.obsm
     assert "mine" in blood.uns
@@ -194,9 +197,31 @@ def test_empty_cells_have_no_label(blood, annotate, annotated, same_answers):
     assert (empty[TERM] == "").all()
     assert (empty[CONFIDENCE] == 0).all()
     assert (empty[STATUS] == "empty").all()
+    assert empty[NOVELTY].isna().all()
     assert not blood.obsm["X_scgp"][[2, 7]].any()
     others = np.setdiff1d(np.arange(120), [2, 7])
     same_answers(blood[others].copy(), annotated[others].copy())
+
+
+def test_novelty_is_the_distance_to_the_nearest_reference_cell(blood, annotate, blood_index):
+    annotate(blood)
+    nearest = (blood.obsm["X_scgp"] @ blood_index.vectors_ND.T).max(axis=1)
+    assert blood.obs[NOVELTY].dtype == np.float32
+    np.testing.assert_allclose(blood.obs[NOVELTY], 1 - nearest, rtol=0, atol=1e-6)
+    restricted = annotate(blood, labels=["B cell", "monocyte"], copy=True)
+    np.testing.assert_array_equal(restricted.obs[NOVELTY], blood.obs[NOVELTY])
+
+
+def test_types_that_the_reference_lacks_are_more_novel(model, all_blood):
+    """Real cells of one donor; the reference has no B cells. (Monocytes and NK cells tell less.)"""
+    lacking = all_blood.obs["bulk_labels"].astype(str).str.contains("CD19").to_numpy()
+    all_blood.obs["type"] = all_blood.obs["bulk_labels"].astype(str).map(BULK_LABEL_TO_CL)
+    odd = np.arange(all_blood.n_obs) % 2 == 1
+    reference, asked = all_blood[odd & ~lacking].copy(), all_blood[~odd].copy()
+    scgp.annotate(asked, reference=reference, label_key="type", model=model, progress=False)
+    novelty, novel = asked.obs[NOVELTY].to_numpy(), lacking[~odd]
+    above = (novelty[novel][:, None] > novelty[~novel]).mean()
+    assert above > 0.9
 
 
 def test_cells_whose_counts_are_all_in_unknown_genes_are_empty(blood, annotate):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import scgp
 
-OBS = ["scgp_cell_type", "scgp_cell_type_ontology_term_id", "scgp_confidence", "scgp_status"]
+NUMBERS = ["scgp_confidence", "scgp_novelty"]
+OBS = ["scgp_cell_type", "scgp_cell_type_ontology_term_id", "scgp_status", *NUMBERS]
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def expected(annotated):
 def _same(found, expected):
     """Labels equal; numbers to float32 rounding."""
     for name in OBS:
-        if name == "scgp_confidence":
+        if name in NUMBERS:
             np.testing.assert_allclose(found.obs[name], expected.obs[name], rtol=0, atol=1e-5)
         else:
             assert found.obs[name].tolist() == expected.obs[name].tolist()

@@ -28,7 +28,7 @@ from scgp.representation import DEFAULT, centre_of, fit_fusion, query_vectors, u
 
 LABEL, TERM = "scgp_cell_type", "scgp_cell_type_ontology_term_id"
 CONFIDENCE, STATUS = "scgp_confidence", "scgp_status"
-WRITTEN = [LABEL, TERM, CONFIDENCE, STATUS]
+WRITTEN = [LABEL, TERM, CONFIDENCE, STATUS, "scgp_novelty"]
 
 
 @pytest.fixture(scope="session")

@@ -110,12 +110,14 @@ def answer(
             index, block_BE, type_BE[part], None if score_BS is None else score_BS[part], fusion
         )
         empty_B = np.logical_not(np.any(block_BE, axis=1))
+        novelty_B = np.where(empty_B, np.nan, 1 - nearest_B).astype(np.float32)
         if candidates is not None:
-            yield choose(
+            chosen = choose(
                 streams, candidates, type_BE[part], index.text_TD, nearest_B=nearest_B,
                 fusion=fusion, empty_B=empty_B,
                 described_BX=None if described_BX is None else described_BX[part],
             )  # fmt: skip
+            yield dataclasses.replace(chosen, novelty=novelty_B)
             continue
         pooled_BT = pool(streams, fusion)
         decision = decide(
@@ -140,4 +142,4 @@ def answer(
                 label_set=set_names(sets_BT, index.labels),
                 set_size=sets_BT.sum(axis=1).astype(np.int32),
             )
-        yield decision
+        yield dataclasses.replace(decision, novelty=novelty_B)

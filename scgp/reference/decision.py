@@ -94,7 +94,8 @@ class Decision:
     none), ``status`` (str objects, one of `STATUSES`), and the best label whatever became of it:
     ``leaf`` (str objects, "" for an empty cell) and ``leaf_confidence`` (float32). Where sets were
     asked for, ``label_set`` (str objects, labels with " | " between them; None for an empty cell)
-    and ``set_size`` (int32).
+    and ``set_size`` (int32). ``novelty`` (float32, 0 to 2; NaN for an empty cell; None where it was
+    not asked for) is 1 minus the cosine to the nearest reference cell.
     """
 
     label: NDArray[np.object_]
@@ -105,14 +106,15 @@ class Decision:
     leaf_confidence: NDArray[np.float32]
     label_set: NDArray[np.object_] | None = None
     set_size: NDArray[np.int32] | None = None
+    novelty: NDArray[np.float32] | None = None
 
     @classmethod
     def join(cls, parts: Sequence[Decision], *, sets: bool = False) -> Decision:
         """Put the answers of blocks of cells together; ``sets``: whether they have label sets."""
         if not parts:
             nothing, zero = np.zeros(0, object), np.zeros(0, np.float32)
-            none = (nothing, np.zeros(0, np.int32)) if sets else ()
-            return cls(nothing, nothing, zero, nothing, nothing, zero, *none)
+            label_set, set_size = (nothing, np.zeros(0, np.int32)) if sets else (None, None)
+            return cls(nothing, nothing, zero, nothing, nothing, zero, label_set, set_size, zero)
         there = [f.name for f in dataclasses.fields(cls) if getattr(parts[0], f.name) is not None]
         return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in there})
 
