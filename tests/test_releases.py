@@ -24,6 +24,10 @@ def test_a_release_is_read_with_the_same_outputs(folder, all_blood):
     )
     assert cells.obs["scgp_cell_type"].tolist() == expected["label"].tolist()
     assert cells.obs["scgp_status"].tolist() == expected["status"].tolist()
+    if "novelty" in expected:  # as of 0.6.0
+        np.testing.assert_allclose(
+            cells.obs["scgp_novelty"], expected["novelty"], rtol=0, atol=1e-5
+        )
     if coverage:
         assert cells.obs["scgp_set"].tolist() == expected["set"].tolist()
 

@@ -53,6 +53,7 @@ def main() -> None:
         "label": asked.obs["scgp_cell_type"].to_numpy(dtype=str),
         "status": asked.obs["scgp_status"].to_numpy(dtype=str),
         "confidence": asked.obs["scgp_confidence"].to_numpy(),
+        "novelty": asked.obs["scgp_novelty"].to_numpy(),
         "vectors": asked.obsm["X_scgp"],
         "set": asked.obs["scgp_set"].to_numpy(dtype=str),
     }
