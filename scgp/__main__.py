@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--index", type=Path, help="an index made by 'index'")
     annotate.add_argument("--label-key", help="column of the reference's obs that has the labels")
     annotate.add_argument("--labels", nargs="+", help="answer with these labels, or 'unknown'")
+    annotate.add_argument("--min-confidence", type=float, help="what a label needs, 0 to 1")
     annotate.add_argument("--coverage", type=float, help="write label sets that cover this share")
     annotate.add_argument("--use-rep", help="key in obsm of a representation, of both files")
     annotate.add_argument("--key-added", default="scgp", help="prefix of the slots written")
@@ -131,7 +132,16 @@ def _annotate(args: argparse.Namespace) -> None:
         if args.plot.suffix not in _PICTURES:
             message = f"--plot {args.plot}: expected a name ending in one of {', '.join(_PICTURES)}"
             raise ArgumentError(message)
-    named = ("layer", "use_raw", "batch_size", "device", "label_key", "labels", "coverage")
+    named = (
+        "layer",
+        "use_raw",
+        "batch_size",
+        "device",
+        "label_key",
+        "labels",
+        "coverage",
+        "min_confidence",
+    )
     options = _given(args, *named, "use_rep") | _model(args)
     if args.reference is not None:
         options["reference"] = _read(args.reference)

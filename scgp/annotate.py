@@ -6,6 +6,7 @@ Owns the names of the slots. Must not know which reference is meant (`which`), h
 Shape suffixes: B cells, E width of the joint space.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def annotate(
     labels: str | Sequence[str] | None = None,
     model: Model | str | Path | None = None,
     encoder: TextEncoder | None = None,
+    min_confidence: float | None = None,
     coverage: float | None = None,
     use_rep: str | None = None,
     layer: str | None = None,
@@ -74,6 +76,10 @@ def annotate(
     encoder
         What reads the free texts among `labels`, as in :func:`scgp.score_text`. None makes
         all-MiniLM-L6-v2 from the extra ``scgp[text]``, and only where a text is free.
+    min_confidence
+        The confidence that a label needs, 0 to 1; None is .5, and .85 for a term that is given
+        instead of a label. Another value holds for both if it is the higher one. 0 gives every cell
+        its best label, novel or not, and never "unknown".
     coverage
         Also write a set of labels for each cell that holds the truth for this share of cells, such
         as 0.9, as measured on held-out studies. Not with `labels`, nor with your own reference,
@@ -174,11 +180,14 @@ def annotate(
     """
     check_target(adata, key_added=key_added, copy=copy)
     wanted = _wanted(labels, encoder, coverage)
+    _check_confidence(min_confidence)
     if use_rep is not None:
         refuse_unused(model=model, encoder=encoder, layer=layer, use_raw=use_raw, device=device)
         matrix_BE = read_representation(adata, use_rep)
         index = represented_index(reference, label_key, index, use_rep)
-        slots = _from_representation(matrix_BE, index, wanted, coverage, key_added)
+        index = _asking_for(min_confidence, index)
+        given = _given(coverage, min_confidence)
+        slots = _from_representation(matrix_BE, index, wanted, given, key_added)
         return write_slots(adata, slots, copy=copy)
     model = resolve_model(model)
     # what can fail without a reference fails before one is embedded
@@ -190,9 +199,10 @@ def annotate(
     index = resolve_index(
         reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress
     )
+    index = _asking_for(min_confidence, index)
     set_mass = _set_mass(coverage, index)
     candidates: Candidates | None = None
-    asked: dict[str, object] = {} if coverage is None else {"coverage": coverage}
+    asked: dict[str, object] = {}
     if wanted:
         candidates, asked = read_candidates(wanted, model, index, encoder)
     decision, vectors, facts = label_cells(
@@ -200,7 +210,7 @@ def annotate(
         use_raw=use_raw, batch_size=batch_size, device=device, progress=progress,
     )  # fmt: skip
     warn_empty(vectors, "their label is missing, their confidence 0 and their vector zero")
-    facts |= {"index": repr(index), **asked}
+    facts |= {"index": repr(index), **asked, **_given(coverage, min_confidence)}
     return write_slots(adata, _slots(decision, vectors, facts, key_added), copy=copy)
 
 
@@ -249,13 +259,13 @@ def _from_representation(
     matrix_BE: np.ndarray,
     index: ReferenceIndex,
     wanted: list[str],
-    coverage: float | None,
+    given: dict[str, float],
     key_added: str,
 ) -> dict[str, dict[str, object]]:
     """Answer cells by a representation of the user's; return what is written, without vectors."""
-    set_mass = _set_mass(coverage, index)
+    set_mass = _set_mass(given.get("coverage"), index)
     candidates: Candidates | None = None
-    asked: dict[str, object] = {} if coverage is None else {"coverage": coverage}
+    asked: dict[str, object] = {}
     if wanted:
         candidates, asked = read_covered(wanted, index)
     vectors = query_vectors(matrix_BE, index)
@@ -264,10 +274,34 @@ def _from_representation(
     )
     decision = Decision.join(list(parts), sets=set_mass is not None)
     facts: dict[str, object] = {
-        "use_rep": index.use_rep, "index": repr(index), "calibrated": calibrated(index), **asked
+        "use_rep": index.use_rep, "index": repr(index), "calibrated": calibrated(index),
+        **asked, **given,
     }  # fmt: skip
     slots = _slots(decision, vectors, facts, key_added)
     return {place: named for place, named in slots.items() if place != "obsm"}
+
+
+def _check_confidence(min_confidence: float | None) -> None:
+    real = isinstance(min_confidence, int | float) and not isinstance(min_confidence, bool)
+    if min_confidence is not None and not (real and 0 <= min_confidence <= 1):
+        msg = f"min_confidence is {min_confidence!r}; expected a probability between 0 and 1"
+        raise ArgumentError(msg)
+
+
+def _asking_for(min_confidence: float | None, index: ReferenceIndex) -> ReferenceIndex:
+    """Return the index with another bound for its labels; at 0 nothing is too novel."""
+    if min_confidence is None:
+        return index
+    fusion = dataclasses.replace(index.calibration, threshold=float(min_confidence))
+    if min_confidence == 0:
+        fusion = dataclasses.replace(fusion, novelty_threshold=-1.0, novelty_text=-1.0)
+    return dataclasses.replace(index, calibration=fusion)
+
+
+def _given(coverage: float | None, min_confidence: float | None) -> dict[str, float]:
+    """Return what ``uns`` keeps of these arguments."""
+    both = {"coverage": coverage, "min_confidence": min_confidence}
+    return {name: value for name, value in both.items() if value is not None}
 
 
 def _set_mass(coverage: float | None, index: ReferenceIndex) -> float | None:

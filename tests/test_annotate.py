@@ -10,9 +10,7 @@ import scipy.sparse as sp
 
 import scgp
 from scgp.demo import BULK_LABEL_TO_CL
-from scgp.errors import (
-    ScgpWarning,
-)
+from scgp.errors import ArgumentError, ScgpWarning
 from scgp.model.checkpoint import DEFAULT_DIRECTORY
 from scgp.phenotypes.ontology import Ontology
 
@@ -201,6 +199,31 @@ def test_empty_cells_have_no_label(blood, annotate, annotated, same_answers):
     assert not blood.obsm["X_scgp"][[2, 7]].any()
     others = np.setdiff1d(np.arange(120), [2, 7])
     same_answers(blood[others].copy(), annotated[others].copy())
+
+
+def test_min_confidence_moves_the_bound_of_a_label(blood, annotate, annotated):
+    forced = annotate(blood, min_confidence=0, copy=True).obs
+    assert (forced[STATUS] == "labelled").all()
+    before = annotated.obs
+    same = (before[STATUS] == "labelled").to_numpy()
+    assert (forced[LABEL].astype(str)[same] == before[LABEL].astype(str)[same]).all()
+    bound = float(before[CONFIDENCE].median())
+    strict = annotate(blood, min_confidence=bound, copy=True)
+    given = strict.obs[STATUS].isin(["labelled", "ancestor"])
+    labelled = strict.obs[STATUS] == "labelled"
+    assert 0 < labelled.sum() < (before[STATUS] == "labelled").sum()
+    assert (strict.obs[CONFIDENCE][given] >= bound - 1e-5).all()
+    assert strict.uns["scgp"]["min_confidence"] == bound
+    asked = annotate(blood, min_confidence=0, labels=["B cell", "hepatocyte"], copy=True)
+    assert set(asked.obs[LABEL]) == {"B cell", "hepatocyte"}  # a choice, for every cell
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, True, "high", float("nan")])
+def test_a_min_confidence_that_is_none(blood, annotate, state, value):
+    before = state(blood)
+    with pytest.raises(ArgumentError, match=r"min_confidence is .*probability between 0 and 1"):
+        annotate(blood, min_confidence=value)
+    assert state(blood) == before
 
 
 def test_novelty_is_the_distance_to_the_nearest_reference_cell(blood, annotate, blood_index):
