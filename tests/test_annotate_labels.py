@@ -56,7 +56,7 @@ def test_the_documented_slots_and_nothing_else(blood, blood_index, state):
     assert facts["labels"] == names
     assert facts["labels_ontology_term_ids"] == ["CL:0000623", T_CELL, MONOCYTE]
     assert facts["labels_in_reference"] == [True, True, True]
-    for name in (LABEL, TERM, CONFIDENCE, STATUS):
+    for name in (LABEL, TERM, CONFIDENCE, STATUS, "scgp_novelty"):
         del blood.obs[name]
     del blood.obsm["X_scgp"], blood.uns["scgp"]
     assert state(blood) == before
