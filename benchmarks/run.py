@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     Ancestors = Callable[[str], frozenset[str]]
 
 SETTINGS = ("eval", "folds", "pairs")
-METHODS = ("majority", "knn-pca", "lr-pca", "lr-genes", "celltypist", "scanvi", "scgp")
+METHODS = (
+    "majority", "knn-pca", "lr-pca", "lr-genes", "celltypist", "singler", "scanvi", "scgp"
+)  # fmt: skip
 HERE = Path(__file__).resolve().parent
 
 
@@ -89,6 +91,10 @@ def make_method(name: str) -> Method:
         from benchmarks.celltypist_method import CellTypist
 
         return CellTypist()
+    if name == "singler":
+        from benchmarks.singler_method import SingleR
+
+        return SingleR()
     from benchmarks.scanvi import Scanvi
 
     return Scanvi()
