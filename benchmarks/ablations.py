@@ -51,7 +51,8 @@ class Variant:
     """How a variant differs from the model as it is.
 
     ``settings`` and ``config`` change fields of `TrainConfig` and `ModelConfig`; ``silent`` streams
-    mean nothing in this variant and are left out.
+    mean nothing in this variant and are left out. With ``evidence_of`` nothing is trained: the
+    streams are those of that variant.
     """
 
     what: str
@@ -61,6 +62,7 @@ class Variant:
     permuted_text: bool = False
     augment: bool = True
     pooled: bool = True
+    evidence_of: str = ""
 
 
 # Without the pooled view there is nothing to train before the transformer, whose steps cost ten
@@ -88,6 +90,9 @@ VARIANTS = {
         "random weights; index and heads fitted to them",
         {"pool_steps": 1, "steps": 0, "learning_rate": 1e-30},
         silent=("text",),
+    ),
+    "no network": Variant(
+        "the two streams that read the genes directly, alone", silent=NETWORK, evidence_of="full"
     ),
 }
 
@@ -221,6 +226,8 @@ def scores_of(evidence: list[Evidence], silent: Sequence[str]) -> dict[str, np.n
     found = {}
     for key, names in {"all": ALL, "network": NETWORK}.items():
         used = [n for n in names if n not in silent and n in folds[0].streams]
+        if not used:
+            continue
         part = [_of_streams(fold, used) for fold in folds]
         rows = []
         for i, asked in enumerate(part):
@@ -237,13 +244,15 @@ def scores_of(evidence: list[Evidence], silent: Sequence[str]) -> dict[str, np.n
 
 def report(out: Path, seeds: list[int], folds: list[int], command: str) -> str:
     """Score every variant whose evidence is there for all folds, beside the full model."""
+    from benchmarks.doubt import shown
     from benchmarks.held_out import Evidence
 
     content: dict[str, Any] = {"command": command, "folds": folds, "variants": {}}
     for name, variant in VARIANTS.items():
         by_seed = []
         for seed in seeds:
-            paths = [evidence_path(out, name, f"fold{f}of{N_FOLDS}", seed) for f in folds]
+            kept = variant.evidence_of or name
+            paths = [evidence_path(out, kept, f"fold{f}of{N_FOLDS}", seed) for f in folds]
             if all(path.is_file() for path in paths):
                 by_seed.append(scores_of([Evidence.load(p) for p in paths], variant.silent))
         if by_seed:
@@ -259,17 +268,16 @@ def report(out: Path, seeds: list[int], folds: list[int], command: str) -> str:
         "| --- | --- |" + " ---: |" * 7,
     ]
     for name, row in content["variants"].items():
-        cells = [_shown([s[i] for s in row[key]]) for key in ("all", "network") for i in range(3)]
+        cells = [
+            shown([s[i] for s in row[key]]) if key in row else "-"
+            for key in ("all", "network")
+            for i in range(3)
+        ]
         lines.append(f"| {name} | {row['what']} | {' | '.join(cells)} | {len(row['all'])} |")
     text = "\n".join([*lines, ""])
     (out.parent / "ablations.md").write_text(text, encoding="utf-8")
     (out.parent / "ablations.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     return text
-
-
-def _shown(values: list[float]) -> str:
-    mean = f"{np.mean(values):.3f}".replace("0.", ".", 1)
-    return mean + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "").replace("0.", ".")
 
 
 NOTES = """\
@@ -311,6 +319,8 @@ def main(argv: list[str] | None = None) -> None:
         wanted = [s for i, s in enumerate(splits, 1) if i in arguments.folds]
         with threadpool_limits(limits=arguments.threads):
             for name in arguments.variants:
+                if VARIANTS[name].evidence_of:
+                    continue
                 measure(name, wanted, seed, arguments.out)
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "benchmarks/ablations.py", *words])

@@ -201,9 +201,9 @@ def summarised(tables: dict[int, pd.DataFrame], ancestors: Ancestors) -> dict[st
 
 def shown(values: list[float]) -> str:
     """Return mean and spread over seeds."""
-    mean = f"{np.nanmean(values):.3f}".replace("0.", ".", 1)
-    spread = f" ± {np.std(values, ddof=1):.3f}".replace("0.", ".", 1) if len(values) > 1 else ""
-    return mean + spread
+    mean = f"{np.nanmean(values):.3f}".removeprefix("0")
+    spread = f"{np.std(values, ddof=1):.3f}".removeprefix("0") if len(values) > 1 else ""
+    return f"{mean} ± {spread}" if spread else mean
 
 
 #: What the table says of the answers: its words, which means, and the measured name.

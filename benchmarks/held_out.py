@@ -51,13 +51,14 @@ class Evidence:
 
     def save(self, path: Path) -> None:
         """Write the evidence, all of it or nothing."""
+        from scgp.model.directory import save_npz
+
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"stream_{name}": x.astype(np.float16) for name, x in self.streams.items()}
         arrays |= {"ids": np.array(self.ids), "true_N": self.true_N, "study_N": self.study_N}
         arrays |= {n: getattr(self, n) for n in ("cell_NE", "type_NE", "nearest_N")}
         partial = path.with_name(f"{path.name}.partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+        save_npz(partial, arrays)
         partial.rename(path)
 
     @classmethod

@@ -7,6 +7,7 @@ Shape suffixes: B cells, E width of the joint space.
 """
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def annotate(
     min_confidence
         The confidence that a label needs, 0 to 1; None is .5, and .85 for a term that is given
         instead of a label. Another value holds for both if it is the higher one. 0 gives every cell
-        its best label, novel or not, and never "unknown".
+        its best label, novel or not, and never "unknown". An index made before 0.6.0 has .5 for
+        both.
     coverage
         Also write a set of labels for each cell that holds the truth for this share of cells, such
         as 0.9, as measured on held-out studies. Not with `labels`, nor with your own reference,
@@ -282,7 +284,7 @@ def _from_representation(
 
 
 def _check_confidence(min_confidence: float | None) -> None:
-    real = isinstance(min_confidence, int | float) and not isinstance(min_confidence, bool)
+    real = isinstance(min_confidence, numbers.Real) and not isinstance(min_confidence, bool)
     if min_confidence is not None and not (real and 0 <= min_confidence <= 1):
         msg = f"min_confidence is {min_confidence!r}; expected a probability between 0 and 1"
         raise ArgumentError(msg)
@@ -301,7 +303,7 @@ def _asking_for(min_confidence: float | None, index: ReferenceIndex) -> Referenc
 def _given(coverage: float | None, min_confidence: float | None) -> dict[str, float]:
     """Return what ``uns`` keeps of these arguments."""
     both = {"coverage": coverage, "min_confidence": min_confidence}
-    return {name: value for name, value in both.items() if value is not None}
+    return {name: float(value) for name, value in both.items() if value is not None}
 
 
 def _set_mass(coverage: float | None, index: ReferenceIndex) -> float | None:

@@ -68,7 +68,8 @@ def explain(
         The cells to explain, at most 200: a name of ``obs_names``, a position, a list of either, or
         a boolean mask with one value a cell.
     reference, label_key, index, model, layer, use_raw
-        As given to :func:`scgp.annotate`. An answer among its ``labels=`` is not explained.
+        As given to :func:`scgp.annotate`. An answer with its ``min_confidence=`` or ``use_rep=``,
+        or among its ``labels=``, is not explained.
     n
         Nearest cells, texts, and labels of each stream that are told.
     n_genes

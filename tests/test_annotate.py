@@ -214,6 +214,8 @@ def test_min_confidence_moves_the_bound_of_a_label(blood, annotate, annotated):
     assert 0 < labelled.sum() < (before[STATUS] == "labelled").sum()
     assert (strict.obs[CONFIDENCE][given] >= bound - 1e-5).all()
     assert strict.uns["scgp"]["min_confidence"] == bound
+    as_numpy = annotate(blood, min_confidence=np.float32(0), copy=True)
+    assert as_numpy.uns["scgp"]["min_confidence"] == 0.0
     asked = annotate(blood, min_confidence=0, labels=["B cell", "monocyte"], copy=True)
     assert set(asked.obs[LABEL]) == {"B cell", "monocyte"}  # a choice, for every cell
 

@@ -75,6 +75,7 @@ def test_means_over_units_and_over_all_cells_differ(answers):
     assert "| broader terms that hold, all cells together | .500 ± .000 |" in text
     assert "| 0.9 | .833 ± .000 | .667 ± .000 | .857 ± .000 | 2.000 ± .000 |" in text
     json.dumps(found)
+    assert doubt.shown([10.25, 10.25]) == "10.250 ± .000"
 
 
 def test_a_set_covers_where_one_of_its_labels_holds(blood, blood_index, monkeypatch):
@@ -140,6 +141,8 @@ def test_the_table_of_ablations(tmp_path):
     assert "3 studies held out" in text
     assert rows["| full"].count("1.000") == 6
     assert "1.000" not in rows["| no text"]
+    assert rows["| no network"].count("1.000") == 3  # of full's evidence, gene streams alone
+    assert "| - | - | - |" in rows["| no network"]
     assert "| no transformer" not in rows  # there is no evidence of it
     content = json.loads((tmp_path / "ablations.json").read_text())
-    assert list(content["variants"]) == ["full", "no text"]
+    assert list(content["variants"]) == ["full", "no text", "no network"]

@@ -110,7 +110,7 @@ def answer(
             index, block_BE, type_BE[part], None if score_BS is None else score_BS[part], fusion
         )
         empty_B = np.logical_not(np.any(block_BE, axis=1))
-        novelty_B = np.where(empty_B, np.nan, 1 - nearest_B).astype(np.float32)
+        novelty_B = np.where(empty_B, np.nan, np.clip(1 - nearest_B, 0, 2)).astype(np.float32)
         if candidates is not None:
             chosen = choose(
                 streams, candidates, type_BE[part], index.text_TD, nearest_B=nearest_B,

@@ -263,7 +263,7 @@ def decide(
     labels: Sequence[str],
     label_ids: Sequence[str],
     ontology: Ontology,
-    novelty_B: NDArray[np.floating[Any]],
+    cosine_B: NDArray[np.floating[Any]],
     *,
     threshold: float = 0.5,
     threshold_above: float = 0.0,
@@ -283,7 +283,7 @@ def decide(
     labels, label_ids
         The T labels and their terms; ``""`` where a label has none, which is then answered only
         by its own name.
-    novelty_B
+    cosine_B
         Cosine of each cell to its nearest reference cell.
     threshold
         The probability that an answer needs.
@@ -320,7 +320,7 @@ def decide(
     empty_B = np.zeros(n_cells, bool) if empty_B is None else np.asarray(empty_B, bool)
     novel_B = np.zeros(n_cells, bool) if novel_B is None else np.asarray(novel_B, bool)
     support_BT = posterior_BT if support_BT is None else support_BT
-    sizes = (len(novelty_B), len(novel_B), len(empty_B))
+    sizes = (len(cosine_B), len(novel_B), len(empty_B))
     found = (np.shape(posterior_BT), len(label_ids), *sizes)
     fits = found == ((n_cells, n_labels), n_labels, n_cells, n_cells, n_cells)
     if not fits or not n_labels or np.shape(support_BT) != (n_cells, n_labels):
@@ -331,7 +331,7 @@ def decide(
         raise ArgumentError(message)
     below_TA, term_ids = _labels_below(label_ids, ontology)
     plan = _make_plan(below_TA, term_ids, label_ids, ontology, weight_near)
-    nearest_B = np.asarray(novelty_B, float)
+    nearest_B = np.asarray(cosine_B, float)
     novel_B = novel_B | (nearest_B < novelty_threshold)
     blocks = [
         _decide_block(

@@ -27,7 +27,7 @@ STREAMS = ("neighbour", "text", "head", "gene", "described")
 # No stream may rule a label out alone: neighbours give an exact 0 to every label not among them.
 FLOOR = 1e-4
 # What a term above the labels needs: of the cells of left-out studies that get one, 97 % are of it
-# then; with .5, which is enough for a label, 67 % were (docs/log.md).
+# then; with .5, which is enough for a label, 67 to 71 % were (docs/log.md).
 THRESHOLD_ABOVE = 0.85
 # Fields of `Fusion` that earlier versions did not have, with what they did.
 ADDED = {
