@@ -124,9 +124,11 @@ def build_index(
     code_B = np.full(adata.n_obs, -1)
     code_B[kept] = np.searchsorted(order, names)
     code_N = code_B[chosen_B]  # -1 for a chosen cell without a count
+    used_N = code_N >= 0
     head = fit_gene_head(
-        sp.vstack(values, format="csr")[code_N >= 0], code_N[code_N >= 0], len(order)
-    )
+        sp.vstack(values, format="csr")[used_N], code_N[used_N], len(order),
+        study_N=None if studies is None else pd.factorize(studies)[0][chosen_B][used_N],
+    )  # fmt: skip
     likeness_TT = None
     if uses_descriptions(model.details.get("calibration")):
         head, likeness_TT = with_descriptions(head, label_ids, model)

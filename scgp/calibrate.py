@@ -281,7 +281,9 @@ def _gene_head(
         parts.append(rows[at_most(most, label_N[rows], corpus.study_N[rows], rng)])
     rows = np.concatenate(parts)
     values = _values(model, corpus.count_NG[rows])
-    return fit_gene_head(values, label_N[rows], n_labels, drawn_N=corpus.drawn_N[rows])
+    return fit_gene_head(
+        values, label_N[rows], n_labels, study_N=corpus.study_N[rows], drawn_N=corpus.drawn_N[rows]
+    )
 
 
 def _values(model: Model, counts: sp.csr_matrix) -> sp.csr_matrix:

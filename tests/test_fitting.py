@@ -18,7 +18,7 @@ from benchmarks.scores import counted_as, macro_f1, soft_scores
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.conformal import NEVER, label_sets, mass_for
 from scgp.reference.evidence import STREAMS, Fusion, fuse, pool
-from scgp.reference.fitting import HeldOut, Scorer, fit_answers
+from scgp.reference.fitting import TOTAL, HeldOut, Scorer, fit_answers
 
 # T cell > CD4, CD8; B cell; monocyte > classical monocyte; endothelial; a label that is no term
 IDS = [
@@ -66,6 +66,28 @@ def test_two_streams_that_tell_different_things_are_both_used():
     fusion = fit(dataclasses.replace(cells, streams=streams))
     assert min(fusion.weight_text, fusion.weight_head) > 0
     assert fusion.weight_neighbour < min(fusion.weight_text, fusion.weight_head)
+
+
+def test_streams_count_the_same_unless_the_studies_say_clearly_otherwise():
+    """One stream is a little better than another: no reason to count it more."""
+    text, head = make_cells("text", sharpness=2.6), make_cells("head", sharpness=2.2)
+    streams = {**text.streams, "head": head.streams["head"]}
+    fusion = fit(dataclasses.replace(text, streams=streams))
+    assert fusion.weight_text == fusion.weight_head > 0
+    weights = [fusion.weight(name) for name in STREAMS]
+    assert sum(weights) == pytest.approx(TOTAL)
+
+
+def test_neighbours_count_like_the_head_alone_and_nothing_beside_more_streams():
+    """Equally good streams: beside the head alone neighbours count, beside four they do not."""
+    told = {name: make_cells(name).streams[name] for name in STREAMS}
+    cells = make_cells("head")
+    two = {name: told[name] for name in ("neighbour", "head")}
+    both = fit(dataclasses.replace(cells, streams=two))
+    assert both.weight_neighbour == both.weight_head > 0
+    five = fit(dataclasses.replace(cells, streams=told))
+    assert five.weight_neighbour == 0
+    assert len({five.weight(name) for name in STREAMS if name != "neighbour"}) == 1
 
 
 def answers(cells, fusion):
@@ -131,9 +153,9 @@ def test_other_fields_are_kept_and_the_fit_is_reproducible():
 
 
 def test_studies_count_the_same_whatever_their_size():
-    """Text is right in the large study, the head in the two small ones."""
+    """Text is right in the large study, the head in the five small ones."""
     text, head = make_cells("text", 900), make_cells("head", 900)
-    study_B = np.repeat([0, 1, 2], [800, 50, 50])
+    study_B = np.repeat([0, 1, 2, 3, 4, 5], [650, 50, 50, 50, 50, 50])
     in_large_B1 = (study_B == 0)[:, None]
     streams = {
         "neighbour": text.streams["neighbour"],

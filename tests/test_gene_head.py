@@ -53,6 +53,54 @@ def test_it_is_ridge_regression_with_each_gene_dropped_at_random():
     np.testing.assert_allclose(head.weight_HT.astype(float), expected, atol=2e-3, rtol=2e-3)
 
 
+def of_studies(n, offset_S, seed=0):
+    """Synthetic cells of some studies; one gene marks no label but is shifted in each study.
+
+    Labels are dealt to studies unevenly, so that the shifted gene seems to tell them.
+    """
+    value_NG, code_N = cells(n, seed)
+    rng = np.random.default_rng(seed + 100)
+    study_N = np.where(rng.random(n) < 0.5, code_N, rng.integers(3, size=n))
+    dense_NG = value_NG.toarray()
+    dense_NG[:, N_GENES - 1] = 2.0 + np.asarray(offset_S)[study_N] + rng.normal(0, 0.3, n)
+    for gene in set(range(15)) - {0, 5, 10}:  # one true marker of each label is left
+        dense_NG[:, gene] = rng.permutation(dense_NG[:, gene])
+    return sp.csr_matrix(dense_NG.astype(np.float32)), code_N, study_N
+
+
+def test_what_separates_the_studies_of_a_label_counts_less():
+    value_NG, code_N, study_N = of_studies(1500, [0.0, 2.0, 4.0])
+    plain = fit_gene_head(value_NG, code_N, N_LABELS)
+    aware = fit_gene_head(value_NG, code_N, N_LABELS, study_N=study_N)
+    shifted = np.flatnonzero(plain.gene_H == N_GENES - 1)[0]
+    size = [np.abs(h.weight_HT[shifted].astype(float)).max() for h in (plain, aware)]
+    assert size[1] < 0.75 * size[0]
+
+
+def test_one_study_or_one_for_each_label_changes_nothing():
+    value_NG, code_N = cells()
+    plain = fit_gene_head(value_NG, code_N, N_LABELS)
+    for study_N in (np.zeros_like(code_N), code_N + 5):
+        head = fit_gene_head(value_NG, code_N, N_LABELS, study_N=study_N)
+        np.testing.assert_array_equal(head.weight_HT, plain.weight_HT)
+
+
+def test_the_scatter_of_studies_is_what_it_is_called():
+    value_NG, code_N, study_N = of_studies(200, [0.0, 1.0, 2.0])
+    weight_N = np.random.default_rng(0).random(200)
+    found_HH = gene_head._scatter(value_NG, code_N, study_N, weight_N)
+    x_NH = value_NG.toarray().astype(float)
+    expected_HH = np.zeros_like(found_HH)
+    for label in range(N_LABELS):
+        of_label = code_N == label
+        mean_H = np.average(x_NH[of_label], axis=0, weights=weight_N[of_label])
+        for study in np.unique(study_N[of_label]):
+            rows = of_label & (study_N == study)
+            apart_H = np.average(x_NH[rows], axis=0, weights=weight_N[rows]) - mean_H
+            expected_HH += weight_N[rows].sum() * np.outer(apart_H, apart_H)
+    np.testing.assert_allclose(found_HH, expected_HH, rtol=1e-5, atol=1e-6)
+
+
 def test_a_gene_that_is_not_measured_is_not_zero():
     value_NG, code_N = cells()
     head = fit_gene_head(value_NG, code_N, N_LABELS)
