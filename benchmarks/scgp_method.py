@@ -33,7 +33,8 @@ def fit_scgp(train_adatas: Sequence[ad.AnnData], seed: int, out_dir: Path) -> Pa
     """Train a model on exactly these cells, the drawn ones among them, with its index.
 
     ``obs["label"]``, ``obs["study"]`` and ``obs["donor"]`` are there. The drawn cells come as
-    cells, as for every method, and not as profiles to draw from anew.
+    cells, as for every method, and not as profiles to draw from anew. The transformer, which has no
+    part in labels (a test of `scgp.train` holds that), is left untrained.
     """
     from scgp.model.config import TrainConfig
     from scgp.train import train
@@ -47,7 +48,7 @@ def fit_scgp(train_adatas: Sequence[ad.AnnData], seed: int, out_dir: Path) -> Pa
         label_key="label",
         study_key="study",
         donor_key="donor",
-        settings=TrainConfig(seed=seed),
+        settings=TrainConfig(steps=0, seed=seed),
         overwrite=True,
         progress=False,
     )

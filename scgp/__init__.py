@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     load_model = Model.load
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 __all__ = [
     "Model",

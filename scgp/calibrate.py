@@ -224,7 +224,7 @@ def reference_of(
     *,
     seed: int,
     fusion: Fusion | None = None,
-    use_tokens: bool = True,
+    use_tokens: bool | None = None,
     described: bool = True,
 ) -> ReferenceIndex:
     """Index the corpus: some cells of every class and study, and some drawn from every profile.
@@ -294,7 +294,7 @@ def _values(model: Model, counts: sp.csr_matrix) -> sp.csr_matrix:
     return sp.vstack(values, format="csr")
 
 
-def _embed(model: Model, counts: sp.csr_matrix, *, use_tokens: bool) -> CellVectors:
+def _embed(model: Model, counts: sp.csr_matrix, *, use_tokens: bool | None) -> CellVectors:
     def blocks() -> Iterator[sp.csr_matrix]:
         for start in range(0, counts.shape[0], 4096):
             yield counts[start : start + 4096].astype(np.float32)

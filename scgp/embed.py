@@ -174,12 +174,12 @@ def embed_rows(
     device: torch.device | str = "cpu",
     n_cells: int | None = None,
     progress: bool = False,
-    use_tokens: bool = True,
+    use_tokens: bool | None = None,
     watch: Watch | None = None,
 ) -> CellVectors:
     """Embed blocks of rows, whose columns are the genes `token_of_column` of the model.
 
-    ``use_tokens=False`` asks the pooled view alone. ``watch(first, tokens, measured_G)`` is shown
+    ``use_tokens`` is that of the network. ``watch(first, tokens, measured_G)`` is shown
     every chunk: the position of its first cell, its tokens, and which genes are measured.
     """
     parts: list[CellVectors] = []
@@ -217,7 +217,7 @@ def _on_device(network: torch.nn.Module, device: torch.device | str) -> Iterator
 
 
 def _embed_chunk(
-    model: Model, tokens: TokenBatch, device: torch.device | str, *, use_tokens: bool
+    model: Model, tokens: TokenBatch, device: torch.device | str, *, use_tokens: bool | None
 ) -> CellVectors:
     """Embed at most `CHUNK` cells; empty ones get zero rows."""
     with torch.inference_mode():

@@ -67,12 +67,17 @@ class _Module(lightning.LightningModule):
         self.objective = objective
         self.settings = settings
         self.first = first
+        self.taken = first  # steps of the optimizer, those of an earlier part of the run included
 
     def training_step(self, batch: tuple[int, Sample, MaskedSample | None]) -> torch.Tensor:
         step, sample, masked = batch
         # dropout of a step depends on the step alone, so that a resumed run repeats it
         torch.manual_seed(self.settings.seed * 1_000_003 + step)
         use_tokens = step >= self.settings.pool_steps
+        if use_tokens and step in {self.first, self.settings.pool_steps}:
+            network = self.objective.network
+            keeps = self.settings.pool_steps > 0 and not network.config.token_slots
+            network.freeze_pooled(frozen=keeps)
         losses = self.objective(sample, masked, use_tokens=use_tokens)
         self.log_dict({k: v.detach() for k, v in losses.items()}, prog_bar=True, batch_size=1)
         return losses["loss"]
@@ -101,6 +106,7 @@ class _Module(lightning.LightningModule):
             {"params": plain, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=s.learning_rate, fused=True)
+        optimizer.register_step_post_hook(self._count)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: _rate(step + self.first, s)
         )
@@ -108,6 +114,9 @@ class _Module(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def _count(self, *_: object) -> None:
+        self.taken += 1
 
 
 def _rate(step: int, settings: TrainConfig) -> float:
@@ -146,7 +155,7 @@ class _KeepState(Callback):
         for i, state in adam.items():
             tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
         # as the optimizer counts: Ctrl-C may come after its step and before the end of the batch
-        tensors["step"] = torch.tensor(max(int(state["step"]) for state in adam.values()))
+        tensors["step"] = torch.tensor(module.taken)
         digest = bytes.fromhex(self.identity)
         tensors["identity"] = torch.tensor(list(digest), dtype=torch.uint8)
         write_state(self.path, tensors, {})
@@ -216,6 +225,7 @@ def fit_network(
         raise KeyboardInterrupt
     if keep is not None:
         keep.save(trainer, module)
+    model.network.freeze_pooled(frozen=False)
     model.network.to("cpu").eval()
     round_weights(model.network)
 

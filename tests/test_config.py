@@ -18,8 +18,14 @@ def test_fields_of_a_saved_config_are_pinned():
     # A field that is added, dropped or renamed makes old checkpoints unreadable.
     assert list(ModelConfig(n_genes=7).to_dict()) == [
         "n_genes", "n_tokens", "width", "n_layers", "n_heads", "pool_width", "embed_dim",
-        "text_dim", "dropout",
+        "text_dim", "dropout", "token_slots",
     ]  # fmt: skip
+
+
+def test_configs_of_earlier_versions_have_vectors_of_pooled_view_and_transformer():
+    before = ModelConfig(n_genes=7).to_dict()
+    assert before.pop("token_slots") is False
+    assert ModelConfig.from_dict(before).token_slots is True
 
 
 def test_fields_more_or_less_are_refused_by_name():

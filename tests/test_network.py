@@ -16,6 +16,7 @@ from scgp.model.network import SLOTS, CellInput, CellTransformer
 N_GENES = 30
 CONFIG = ModelConfig(
     n_genes=N_GENES, n_tokens=6, width=16, n_layers=2, n_heads=4, pool_width=12, embed_dim=10,
+    token_slots=True,
     text_dim=8,
 )  # fmt: skip
 BLOCK_KEYS = [
@@ -232,6 +233,44 @@ def test_without_layers_the_pooled_view_answers_alone():
     network = CellTransformer(dataclasses.replace(CONFIG, n_layers=0)).eval()
     cells = make_cells()
     assert_same(slots(network, cells), slots(network, cells, use_tokens=False))
+
+
+def test_vectors_of_the_pooled_view_leave_the_genes_in_context_as_they_are(network):
+    pooled = CellTransformer(dataclasses.replace(CONFIG, token_slots=False)).eval()
+    pooled.load_state_dict(network.state_dict())
+    cells = make_cells()
+    assert_same(slots(pooled, cells), slots(network, cells, use_tokens=False))
+    assert_same(slots(pooled, cells, use_tokens=True), slots(network, cells))
+    with torch.inference_mode():
+        a, b = (each(cells, return_genes=True) for each in (pooled, network))
+        assert pooled(cells).gene_BLD is None
+    assert torch.equal(a.gene_BLD, b.gene_BLD)
+    assert torch.equal(a.type_BE, slots(pooled, cells)[:, 1])
+
+
+def test_what_is_frozen_is_what_the_pooled_view_is_made_of():
+    network = CellTransformer(dataclasses.replace(CONFIG, token_slots=False)).train()
+    torch.nn.init.normal_(network.to_slots, std=0.5)
+    cells = make_cells()
+    text_TE = network.project_text(torch.nn.functional.normalize(torch.randn(3, 8), dim=-1))
+
+    def touched(**options):
+        network.zero_grad(set_to_none=True)
+        out = network(cells, **options)
+        every = [out.cell_BE, out.type_BE, out.tissue_BE, out.disease_BE]
+        logits = [
+            network.text_logits(x, text_TE.detach(), context=i > 1) for i, x in enumerate(every)
+        ]
+        text = network.project_text(torch.ones(1, 8))
+        loss = torch.cat(logits).square().sum() + text[0, 0]
+        loss.backward()
+        return {n for n, p in network.named_parameters() if p.grad is not None}
+
+    pooled = touched(use_tokens=False)
+    network.freeze_pooled(frozen=True)
+    assert {n for n, p in network.named_parameters() if not p.requires_grad} == pooled
+    network.freeze_pooled(frozen=False)
+    assert all(p.requires_grad for p in network.parameters())
 
 
 def test_texts_are_centred_and_of_unit_length(network):

@@ -115,7 +115,7 @@ def test_the_type_loss_is_that_of_slots_and_texts(phenotypes):
     corpus = make_corpus([T_CELL, CD4, B_CELL] * 6)
     objective, sampler = make_step(corpus, phenotypes)
     sample, table = sampler.batch(0), objective.tables["type"]
-    out = objective.network(as_input(sample.tokens))
+    out = objective.network(as_input(sample.tokens), use_tokens=True)
     text_TE = objective.network.project_text(table.text_TW)
     logit_BT = objective.network.text_logits(out.type_BE, text_TE)
     code_B = torch.from_numpy(sample.class_B)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import warnings
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from scgp import loop
+from scgp import embed, loop
 from scgp import train as train_function
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.errors import ArgumentError, CheckpointError, LabelError, MissingColumnError, ScgpWarning
@@ -179,6 +180,29 @@ def test_the_seed_decides_bit_for_bit(cells, whole, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (whole[1] / name).read_bytes()
     other = train(cells, tmp_path / "other", settings=TrainConfig(**SHORT.to_dict() | {"seed": 1}))
     assert other.fingerprint != whole[0].fingerprint
+
+
+def test_the_transformer_is_trained_on_top_of_the_pooled_view(cells, whole, tmp_path):
+    """More steps of the transformer change it, and no vector or label of a cell."""
+    alone = train(cells, tmp_path / "alone", settings=replace(SHORT, steps=0))
+    same, other = weights(alone), weights(whole[0])
+    changed = {name for name in same if not torch.equal(same[name], other[name])}
+    pooled = {name for name in same if name.split(".")[0] in CellTransformer.POOLED}
+    assert changed
+    assert not changed & pooled
+    assert {"to_slots", "blocks.0.up.weight", "expression.0.weight"} <= changed
+    found = [embed(cells, model=model, copy=True, progress=False) for model in (alone, whole[0])]
+    np.testing.assert_array_equal(*(adata.obsm["X_scgp"] for adata in found))
+
+
+def test_with_token_slots_everything_is_trained_together(cells, tmp_path):
+    both = replace(CONFIG, token_slots=True)
+    alone, after = (
+        train(cells, tmp_path / str(n), config=both, settings=replace(SHORT, steps=n))
+        for n in (0, 3)
+    )
+    assert not torch.equal(weights(alone)["gene.weight"], weights(after)["gene.weight"])
+    assert after.config.token_slots
 
 
 @pytest.mark.parametrize(

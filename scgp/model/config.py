@@ -3,13 +3,18 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from scgp.errors import ArgumentError, CheckpointError
 
 
 class _StrictConfig:
-    """A frozen dataclass that refuses fields it does not know and values of another type."""
+    """A frozen dataclass that refuses fields it does not know and values of another type.
+
+    ``_ADDED`` has the fields that earlier versions did not have, with what those did.
+    """
+
+    _ADDED: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -20,6 +25,7 @@ class _StrictConfig:
         CheckpointError
             A field is missing, unknown or of another type.
         """
+        values = {**cls._ADDED, **values}
         fields = {field.name: field.type for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown, missing = set(values) - set(fields), set(fields) - set(values)
         if unknown or missing:
@@ -61,7 +67,14 @@ class ModelConfig(_StrictConfig):
         Width of the text encoder's vectors.
     dropout
         Dropout in the blocks; twice as much after the pooled view.
+    token_slots
+        Whether a cell's vectors are the sum of what the pooled view and what the transformer say.
+        If not, they are the pooled view's: the transformer, trained on top of it, is there for
+        genes in their context, and leaves labels as they are (docs/log.md has what it is worth).
+        Always so before 0.7.0.
     """
+
+    _ADDED = {"token_slots": True}  # noqa: RUF012 (a ClassVar of the parent)
 
     n_genes: int
     n_tokens: int = 64
@@ -72,6 +85,7 @@ class ModelConfig(_StrictConfig):
     embed_dim: int = 128
     text_dim: int = 384
     dropout: float = 0.1
+    token_slots: bool = False
 
     def __post_init__(self) -> None:
         """Refuse shapes that no network can have."""
@@ -98,7 +112,9 @@ class TrainConfig(_StrictConfig):
         Steps in which the pooled view is trained alone; it learns fast and cheaply, and the
         transformer then starts from what it knows.
     steps
-        Steps in which the whole network is trained, after `pool_steps`.
+        Steps in which the transformer is trained, after `pool_steps`; what the pooled view has
+        learnt stays as it is, unless the vectors of cells are to be of both
+        (``ModelConfig.token_slots``) or `pool_steps` is 0.
     batch_size
         Cells of a step; `drawn_share` of them are drawn from profiles, where there are any.
     learning_rate, weight_decay

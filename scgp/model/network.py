@@ -89,9 +89,12 @@ class CellTransformer(nn.Module):
 
     A gene's identity is one row of a table that the pooled view and the tokens share. The pooled
     view is the sum of the identities of *all* expressed genes, weighted by log1p(CP10k); it joins
-    the slots, so nothing is lost to the token budget. Each slot's vector is the sum of what
-    the pooled view and what the transformer say.
+    the slots, so nothing is lost to the token budget. Each slot's vector is what the pooled view
+    says or, with ``config.token_slots``, the sum of that and of what the transformer says.
     """
+
+    #: What the pooled view alone is made of: these parameters, and those of these modules.
+    POOLED = ("gene", "pool", "pool_to_slots", "text", "sharpness")
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -124,6 +127,12 @@ class CellTransformer(nn.Module):
         self.register_buffer("gene_weight_G", torch.ones(config.n_genes))
         self.register_buffer("text_mean", torch.zeros(config.text_dim))
 
+    def freeze_pooled(self, *, frozen: bool) -> None:
+        """Let the parameters of the pooled view be trained, or not."""
+        for name, parameter in self.named_parameters():
+            if name.split(".")[0] in self.POOLED:
+                parameter.requires_grad_(not frozen)
+
     def pooled(self, cells: CellInput) -> Tensor:
         """Return the pooled view of all expressed genes (B x P)."""
         summed_BP = F.embedding_bag(
@@ -140,7 +149,7 @@ class CellTransformer(nn.Module):
         self,
         cells: CellInput,
         *,
-        use_tokens: bool = True,
+        use_tokens: bool | None = None,
         return_genes: bool = False,
         hidden_BL: Tensor | None = None,
     ) -> CellOutput:
@@ -151,7 +160,8 @@ class CellTransformer(nn.Module):
         cells
             The batch.
         use_tokens
-            False computes the pooled view alone.
+            Whether the slots' vectors are of pooled view and transformer, or of the pooled view
+            alone; None: as the config has it.
         return_genes
             Also return the last block's output at the gene tokens.
         hidden_BL
@@ -161,14 +171,16 @@ class CellTransformer(nn.Module):
         pooled_BP = self.pooled(cells)
         slots_BSE = self.pool_to_slots(pooled_BP).unflatten(1, (len(SLOTS), -1))
         gene_BLD = None
-        if use_tokens and self.config.n_layers:
+        in_slots = self.config.token_slots if use_tokens is None else use_tokens
+        if (in_slots or return_genes) and self.config.n_layers:
             token_BLD = self.identity(self.gene(cells.gene_BL)) + self._value(cells, hidden_BL)
             slot_BSD = self.slot + self.pool_to_width(pooled_BP)[:, None]
             x_BXD = torch.cat([slot_BSD, token_BLD], dim=1)
             x_BXD = self._transform(x_BXD, cells.gene_BL, return_genes)
-            # einsum over slots: each slot has its own map to the joint space
-            out_BSE = torch.einsum("bsd,sde->bse", x_BXD[:, : len(SLOTS)], self.to_slots)
-            slots_BSE = slots_BSE + out_BSE
+            if in_slots:
+                # einsum over slots: each slot has its own map to the joint space
+                out_BSE = torch.einsum("bsd,sde->bse", x_BXD[:, : len(SLOTS)], self.to_slots)
+                slots_BSE = slots_BSE + out_BSE
             gene_BLD = x_BXD[:, len(SLOTS) :] if return_genes else None
         unit_BSE = F.normalize(slots_BSE.float(), dim=-1)
         cell, kind, tissue, disease = unit_BSE.unbind(1)

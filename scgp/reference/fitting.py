@@ -183,8 +183,16 @@ def _nearest(search: _Search, start: Fusion, counts: Mapping[str, int]) -> tuple
 
 def _weighted(start: Fusion, counts: Mapping[str, int], near: float) -> Fusion:
     unit = TOTAL / sum(counts.values())
-    weights = {f"weight_{name}": unit * counts.get(name, 0) for name in STREAMS}
-    return dataclasses.replace(start, weight_near=near, **weights)
+    weights = {name: unit * counts.get(name, 0) for name in STREAMS}
+    return dataclasses.replace(
+        start,
+        weight_neighbour=weights["neighbour"],
+        weight_text=weights["text"],
+        weight_head=weights["head"],
+        weight_gene=weights["gene"],
+        weight_described=weights["described"],
+        weight_near=near,
+    )
 
 
 class Scorer:
