@@ -65,6 +65,8 @@ class Variant:
     evidence_of: str = ""
 
 
+#: With the transformer in the vectors of cells, as all models were before 0.7.0.
+BOTH: dict[str, Any] = {"token_slots": True}
 # Without the pooled view there is nothing to train before the transformer, whose steps cost ten
 # times as much: as many steps with it as the whole schedule's time allows.
 VARIANTS = {
@@ -75,20 +77,21 @@ VARIANTS = {
         silent=("text",),
     ),
     "shuffled text": Variant("texts dealt to other terms, in one cycle", permuted_text=True),
-    "no masked expression": Variant("no masked expression", {"weight_masked": 0.0}),
     "no cell contrast": Variant("no contrast between cells across studies", {"weight_cell": 0.0}),
-    "no transformer": Variant(
-        "the pooled view alone, as many steps in all",
-        {"pool_steps": 1100, "steps": 0},
-        {"n_layers": 0},
+    "three times as long": Variant("2,400 steps", {"pool_steps": 2400}),
+    "with the transformer": Variant(
+        "300 further steps; transformer and pooled view make the vectors", {"steps": 300}, BOTH
+    ),
+    "with the transformer, no masked expression": Variant(
+        "the same without masked expression", {"steps": 300, "weight_masked": 0.0}, BOTH
     ),
     "no pooled view": Variant(
-        "the transformer alone, 500 steps", {"pool_steps": 0, "steps": 500}, pooled=False
+        "the transformer alone, 500 steps", {"pool_steps": 0, "steps": 500}, BOTH, pooled=False
     ),
     "no augmentation": Variant("cells as they are: no thinning, no genes lost", augment=False),
     "no pretraining": Variant(
         "random weights; index and heads fitted to them",
-        {"pool_steps": 1, "steps": 0, "learning_rate": 1e-30},
+        {"pool_steps": 1, "learning_rate": 1e-30},
         silent=("text",),
     ),
     "no network": Variant(
@@ -139,7 +142,7 @@ def fit(variant: Variant, split: Split, seed: int, folder: Path) -> tuple[Model,
     model = train(
         real, drawn=drawn, out=folder, **columns, phenotypes=texts, genes=default.genes,
         config=replace(shape, **variant.config),
-        settings=replace(TrainConfig(seed=seed), **variant.settings),
+        settings=replace(TrainConfig(steps=0, seed=seed), **variant.settings),
         calibrate_on_studies=False, overwrite=True, progress=False,
     )  # fmt: skip
     corpus = read_corpus(real, model.genes, **columns, drawn=drawn)

@@ -215,10 +215,13 @@ def test_a_chunk_is_always_full(blood, model, monkeypatch):
 
 
 def test_the_pooled_view_alone(blood, model):
-    """What training's first phase and the benchmark's ablation ask for."""
+    """It makes the vectors of the default checkpoint; with the transformer they are others."""
     token_V = model.genes.match(blood.var_names).token_of_column
     pooled = embed_rows(model, [blood.X], token_V, use_tokens=False)
-    whole = embed_rows(model, [blood.X], token_V)
+    default = embed_rows(model, [blood.X], token_V)
+    np.testing.assert_array_equal(default.cell_BE, pooled.cell_BE)
+    np.testing.assert_array_equal(default.type_BE, pooled.type_BE)
+    whole = embed_rows(model, [blood.X], token_V, use_tokens=True)
     np.testing.assert_allclose(np.linalg.norm(pooled.cell_BE, axis=1), 1, atol=1e-5)
     assert np.abs(pooled.cell_BE - whole.cell_BE).max() > 1e-3
     np.testing.assert_array_equal(pooled.total_B, whole.total_B)

@@ -61,7 +61,9 @@ def test_makes_one_figure_and_neither_shows_nor_saves(why, monkeypatch, tmp_path
         for old, field in zip(before, dataclasses.fields(why), strict=True)
     )
     title = axes[0].figure.get_suptitle()
-    assert title == "AAAGCCTGGCTAAC-1: non-classical monocyte (labelled, confidence 0.79)"
+    confidence = why.answer["confidence"][0]  # the checkpoint's, and so another with each
+    expected = f"non-classical monocyte (labelled, confidence {confidence:.2f})"
+    assert title == f"AAAGCCTGGCTAAC-1: {expected}"
 
 
 def test_each_gene_has_its_bar(why):

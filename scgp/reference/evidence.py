@@ -242,8 +242,10 @@ def described_evidence(
     return _softmax(np.where(has_T, score_BT.astype(np.float64) / temperature, np.nan))
 
 
-def _log_streams(streams: Mapping[str, NDArray[np.floating[Any]]]) -> NDArray[np.float64]:
-    """Return the floored log probabilities, S x B x T; NaN where a stream is silent."""
+def _floored(
+    streams: Mapping[str, NDArray[np.floating[Any]]],
+) -> dict[str, NDArray[np.float64]]:
+    """Return the probabilities of each stream with the floor added; NaN where it is silent."""
     odd = sorted(set(streams) - set(STREAMS))
     if odd or not streams:
         message = f"streams are {sorted(streams)}, expected some of {STREAMS}"
@@ -252,20 +254,22 @@ def _log_streams(streams: Mapping[str, NDArray[np.floating[Any]]]) -> NDArray[np
     if len(shapes) > 1:
         message = f"streams have the shapes {sorted(shapes)}, expected one (cells x labels)"
         raise ArgumentError(message)
-    return np.stack([np.log(streams[name].astype(np.float64) + FLOOR) for name in streams])
+    return {name: stream.astype(np.float64) + FLOOR for name, stream in streams.items()}
 
 
-def _combine(log_SBT: NDArray[np.float64], weight_S: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weighted sum over streams; a silent stream says what the others say on average.
-
-    A label on which all streams are silent has the floor.
-    """
-    heard_SBT = ~np.isnan(log_SBT)
-    heard_BT = np.einsum("s,sbt->bt", weight_S, heard_SBT)
-    sum_BT = np.einsum("s,sbt->bt", weight_S, np.where(heard_SBT, log_SBT, 0))
-    unheard_BT = np.full_like(sum_BT, np.log(FLOOR))
-    mean_BT = np.divide(sum_BT, heard_BT, out=unheard_BT, where=heard_BT > 0)
-    return mean_BT * weight_S.sum()
+def _mean_heard(
+    values: Mapping[str, NDArray[np.float64]], weights: Mapping[str, float], nothing: float
+) -> NDArray[np.float64]:
+    """Return the weighted mean over the streams that are not silent; `nothing` where all are."""
+    shape = next(iter(values.values())).shape
+    sum_BT, heard_BT = np.zeros(shape), np.zeros(shape)
+    for name, value_BT in values.items():
+        if weights[name] > 0:
+            silent_BT = np.isnan(value_BT)
+            sum_BT += weights[name] * np.where(silent_BT, 0.0, value_BT)
+            heard_BT += np.where(silent_BT, 0.0, weights[name])
+    mean_BT = np.full(shape, nothing)
+    return np.divide(sum_BT, heard_BT, out=mean_BT, where=heard_BT > 0)
 
 
 def fuse(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> NDArray[np.float64]:
@@ -286,8 +290,11 @@ def fuse(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> ND
     >>> posterior.round(2).tolist()
     [[0.9, 0.1]]
     """
-    log_SBT = _log_streams(streams)
-    return _softmax(_combine(log_SBT, np.array([fusion.weight(name) for name in streams])))
+    floored = _floored(streams)
+    weights = {name: fusion.weight(name) for name in streams}
+    # a stream that is silent on a label says what the others say; the floor where all are
+    log = {name: np.log(x) if weights[name] else x for name, x in floored.items()}
+    return _softmax(_mean_heard(log, weights, math.log(FLOOR)) * sum(weights.values()))
 
 
 def pool(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> NDArray[np.float64]:
@@ -303,12 +310,9 @@ def pool(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> ND
     >>> pool(streams, Fusion(weight_text=0.4, weight_head=0.4)).round(3).tolist()
     [[0.5, 0.5]]
     """
-    log_SBT = _log_streams(streams)
-    heard_SBT = ~np.isnan(log_SBT)
-    weight_S = np.array([fusion.weight(name) for name in streams])
-    share_S = weight_S / max(weight_S.sum(), FLOOR) + 1 / len(streams)
-    probability_SBT = np.where(heard_SBT, np.exp(np.where(heard_SBT, log_SBT, 0.0)), 0.0)
-    sum_BT = np.einsum("s,sbt->bt", share_S, probability_SBT)
-    mean_BT = sum_BT / np.maximum(np.einsum("s,sbt->bt", share_S, heard_SBT), FLOOR)
+    floored = _floored(streams)
+    total = max(sum(fusion.weight(name) for name in streams), FLOOR)
+    shares = {name: fusion.weight(name) / total + 1 / len(streams) for name in streams}
+    mean_BT = _mean_heard(floored, shares, 0.0)
     pooled_BT: NDArray[np.float64] = mean_BT / mean_BT.sum(axis=1, keepdims=True)
     return pooled_BT
