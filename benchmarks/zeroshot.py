@@ -64,7 +64,7 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--tokens",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="vectors of pooled view and transformer; without it those of the pooled view, as shipped",
+        help="vectors of pooled view and transformer; else of the pooled view, as shipped",
     )
     parser.add_argument("--out", type=Path, default=HERE / "results" / "zeroshot")
     parser.add_argument("--results", type=Path, help="tables (default: the folder above --out)")
