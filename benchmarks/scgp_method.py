@@ -107,28 +107,6 @@ def own_reference(model: Model, reference: ad.AnnData) -> tuple[Model, Reference
     return model, build_index(reference, label_key="label", model=model, progress=False)
 
 
-def adapted(steps: int, learning_rate: float) -> Maker:
-    """Return a way to use a reference that first trains the pooled view on, on its cells."""
-
-    def make(model: Model, reference: ad.AnnData) -> tuple[Model, ReferenceIndex]:
-        import tempfile
-        from pathlib import Path
-
-        from scgp.model.config import TrainConfig
-        from scgp.train import train
-
-        settings = TrainConfig(pool_steps=steps, steps=0, learning_rate=learning_rate)
-        with tempfile.TemporaryDirectory() as folder:
-            model = train(
-                reference, base=model, out=Path(folder) / "adapted", label_key="label",
-                study_key="study", donor_key="donor", settings=settings,
-                calibrate_on_studies=False, progress=False,
-            )  # fmt: skip
-        return own_reference(model, reference)
-
-    return make
-
-
 def with_fusion(**fields: float) -> Maker:
     """Return a way to use a reference as `own_reference`, with other fields of its `Fusion`."""
 
