@@ -166,8 +166,8 @@ def annotate(
     -----
     Five streams of evidence (nearest reference cells, similarity to the text of ontology terms, a
     linear head on the cell's vector, one on its genes, and the genes again by what is known of the
-    labels) are fused with weights that were
-    fitted on held-out studies; see "How annotation works" in the documentation.
+    labels) are fused; how, and how far the answer is to be believed, was fitted on held-out
+    studies; see "How annotation works" in the documentation.
 
     Examples
     --------
