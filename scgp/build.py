@@ -63,9 +63,10 @@ def build_index(
     model
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
     study_key
-        ``obs`` column with the study of each cell, kept in the index. With `use_rep` also what the
-        confidence is fitted on: two studies or more are held out in turn. If all cells are of one
-        study, name the column of donors.
+        ``obs`` column with the study of each cell, kept in the index. The gene head counts less
+        what separates the studies of one label from each other. With `use_rep` the column is also
+        what the confidence is fitted on: two studies or more are held out in turn. If all cells are
+        of one study, name the column of donors.
     use_rep
         Key in ``obsm`` of a representation of your own, cells x E, such as ``"X_scVI"``, which the
         cells to be annotated must have too; instead of the vectors of a model. There are then two

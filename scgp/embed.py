@@ -179,8 +179,9 @@ def embed_rows(
 ) -> CellVectors:
     """Embed blocks of rows, whose columns are the genes `token_of_column` of the model.
 
-    ``use_tokens`` is that of the network. ``watch(first, tokens, measured_G)`` is shown
-    every chunk: the position of its first cell, its tokens, and which genes are measured.
+    ``use_tokens``: vectors with the transformer, or without; None as the model's config has it.
+    ``watch(first, tokens, measured_G)`` is shown every chunk: the position of its first cell, its
+    tokens, and which genes are measured.
     """
     parts: list[CellVectors] = []
     measured_G = np.zeros(model.config.n_genes, dtype=bool)

@@ -76,9 +76,11 @@ class _Module(lightning.LightningModule):
         use_tokens = step >= self.settings.pool_steps
         if use_tokens and step in {self.first, self.settings.pool_steps}:
             network = self.objective.network
-            keeps = self.settings.pool_steps > 0 and not network.config.token_slots
-            network.freeze_pooled(frozen=keeps)
-        losses = self.objective(sample, masked, use_tokens=use_tokens)
+            network.freeze_pooled(frozen=network.config.tokens_on_top)
+        # the pooled view alone in float32: in bfloat16 it is no faster, and its texts are worse
+        exact = contextlib.nullcontext() if use_tokens else _in_float32(self.device)
+        with exact:
+            losses = self.objective(sample, masked, use_tokens=use_tokens)
         self.log_dict({k: v.detach() for k, v in losses.items()}, prog_bar=True, batch_size=1)
         return losses["loss"]
 
@@ -117,6 +119,10 @@ class _Module(lightning.LightningModule):
 
     def _count(self, *_: object) -> None:
         self.taken += 1
+
+
+def _in_float32(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, enabled=False)
 
 
 def _rate(step: int, settings: TrainConfig) -> float:
@@ -220,12 +226,14 @@ def fit_network(
             barebones=False,
         )
         steps = DataLoader(_Steps(sampler, settings, first), batch_size=None)
-        _run(lambda: trainer.fit(module, steps))
+        try:
+            _run(lambda: trainer.fit(module, steps))
+        finally:
+            model.network.freeze_pooled(frozen=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if keep is not None:
         keep.save(trainer, module)
-    model.network.freeze_pooled(frozen=False)
     model.network.to("cpu").eval()
     round_weights(model.network)
 

@@ -125,6 +125,12 @@ def train(
     on = resolve_device(device)
     model = _start(base, genes, phenotypes, config, settings.seed)
     model.markers = _checked(markers, model)
+    if base is None and settings.pool_steps == 0 and model.config.tokens_on_top:
+        msg = (
+            "pool_steps is 0, but the vectors of cells are the pooled view's: nothing would train "
+            "it. Pass pool_steps > 0, or ModelConfig(token_slots=True)"
+        )
+        raise ArgumentError(msg)
     corpus = read_corpus(
         data, model.genes, label_key=label_key, study_key=study_key, donor_key=donor_key,
         tissue_key=tissue_key, disease_key=disease_key, unlabelled=unlabelled, drawn=drawn,

@@ -143,6 +143,6 @@ def test_the_table_of_ablations(tmp_path):
     assert "1.000" not in rows["| no text"]
     assert rows["| no network"].count("1.000") == 3  # of full's evidence, gene streams alone
     assert "| - | - | - |" in rows["| no network"]
-    assert "| no transformer" not in rows  # there is no evidence of it
+    assert "| with the transformer" not in rows  # there is no evidence of it
     content = json.loads((tmp_path / "ablations.json").read_text())
     assert list(content["variants"]) == ["full", "no text", "no network"]

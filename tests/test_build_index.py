@@ -176,3 +176,22 @@ def test_a_calibration_of_before_descriptions_is_given_none(all_blood):
         for release in ("0.4.0", "0.5.0")
     ]
     assert [head.described_HT is None for head in heads] == [True, False]
+
+
+def test_the_gene_head_knows_which_study_a_cell_is_of(all_blood, monkeypatch):
+    import scgp.build
+
+    seen = []
+    real = scgp.build.fit_gene_head
+
+    def fit(*args, **options):
+        seen.append(options["study_N"])
+        return real(*args, **options)
+
+    monkeypatch.setattr("scgp.build.fit_gene_head", fit)
+    atlas = all_blood[:200].copy()
+    atlas.obs["channel"] = [name.split("-")[-1] for name in atlas.obs_names]
+    for key in ("channel", None):
+        scgp.build_index(atlas, label_key="cell_type", study_key=key, progress=False)
+    assert len(set(seen[0].tolist())) == atlas.obs["channel"].nunique()
+    assert seen[1] is None

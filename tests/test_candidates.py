@@ -293,6 +293,18 @@ def test_a_label_that_means_the_same_is_no_rival_of_free_text():
     assert nk_cell[0, 0] < 0.01
 
 
+@pytest.mark.parametrize(("bound", "low"), [(0.54, False), (0.56, True), (0.6, True)])
+def test_how_near_a_text_must_be_to_mean_the_same_is_the_calibration_s(bound, low):
+    """Of .5 as of 0.7.0, of .6 for what earlier versions wrote."""
+    text_CD = np.array([[0, 0.55, 0, 0, 0, 0, 0, np.sqrt(1 - 0.55**2)]], np.float32)
+    free = _candidates([""], ["T cells"], text_CD)
+    support_BC = text_support(_cell(d1=1.0), TEXT_TD, free, temperature=0.1, alike=bound)
+    assert (support_BC[0, 0] < 0.1) == low
+    assert Fusion().alike == 0.5
+    before = {name: x for name, x in Fusion().to_dict().items() if name != "alike"}
+    assert Fusion.from_dict(before).alike == 0.6
+
+
 def test_an_unseen_candidate_wins_by_its_text_and_not_for_want_of_others():
     text_CD = np.eye(8, dtype=np.float32)[[7, 0]]
     candidates = _candidates([NEURON, B_CELL], text_CD=text_CD)

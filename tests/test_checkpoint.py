@@ -1,5 +1,6 @@
 """A saved model is read back as it was, or refused."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -298,3 +299,13 @@ def test_a_training_state_is_whole_or_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match="not a whole training state"):
         read_state(path)
+
+
+def test_the_fingerprint_tells_what_makes_the_vectors(saved):
+    """Same weights, other vectors: an index of one must not serve the other."""
+    model = Model.load(saved)
+    config = dataclasses.replace(model.config, token_slots=not model.config.token_slots)
+    network = CellTransformer(config)
+    network.load_state_dict(model.network.state_dict())
+    other = Model(config, network, model.genes, model.phenotypes)
+    assert other.fingerprint != model.fingerprint

@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from scgp import embed, loop
+from scgp import annotate, loop
 from scgp import train as train_function
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.errors import ArgumentError, CheckpointError, LabelError, MissingColumnError, ScgpWarning
@@ -191,8 +191,65 @@ def test_the_transformer_is_trained_on_top_of_the_pooled_view(cells, whole, tmp_
     assert changed
     assert not changed & pooled
     assert {"to_slots", "blocks.0.up.weight", "expression.0.weight"} <= changed
-    found = [embed(cells, model=model, copy=True, progress=False) for model in (alone, whole[0])]
+    assert alone.fingerprint != whole[0].fingerprint
+    found = [annotate(cells, model=model, copy=True, progress=False) for model in (alone, whole[0])]
     np.testing.assert_array_equal(*(adata.obsm["X_scgp"] for adata in found))
+    for name in ("scgp_cell_type", "scgp_confidence", "scgp_status"):
+        assert found[0].obs[name].tolist() == found[1].obs[name].tolist()
+
+
+def test_the_pooled_view_is_trained_in_float32_everywhere(cells, tmp_path, monkeypatch):
+    """In bfloat16, where the processor has it, the transformer alone."""
+    seen = []
+    real = loop.Objective.forward
+
+    def watch(self, *args, use_tokens):
+        seen.append((use_tokens, torch.is_autocast_enabled("cpu")))
+        return real(self, *args, use_tokens=use_tokens)
+
+    monkeypatch.setattr(loop, "has_bf16", lambda _: True)
+    monkeypatch.setattr(loop.Objective, "forward", watch)
+    train(cells, tmp_path / "model")
+    assert set(seen) == {(False, False), (True, True)}
+
+
+def test_without_layers_all_steps_train_the_pooled_view(cells, tmp_path):
+    flat = replace(CONFIG, n_layers=0)
+    model = train(cells, tmp_path / "model", config=flat)
+    short = train(cells, tmp_path / "short", config=flat, settings=replace(SHORT, steps=0))
+    assert not torch.equal(weights(model)["gene.weight"], weights(short)["gene.weight"])
+
+
+def test_a_pooled_view_that_nothing_would_train_is_refused(cells, tmp_path):
+    settings = replace(SHORT, pool_steps=0)
+    with pytest.raises(ArgumentError, match="token_slots=True"):
+        train(cells, tmp_path / "model", settings=settings)
+    assert not list(tmp_path.iterdir())
+    both = train(
+        cells, tmp_path / "both", settings=settings, config=replace(CONFIG, token_slots=True)
+    )
+    assert both.config.token_slots
+
+
+def test_the_transformer_alone_can_be_trained_on_and_an_older_model_as_a_whole(
+    cells, whole, tmp_path
+):
+    settings = replace(SHORT, pool_steps=0)
+    again = train(
+        cells, tmp_path / "again", base=whole[0], genes=None, phenotypes=None, config=None,
+        settings=settings,
+    )  # fmt: skip
+    same, other = weights(again), weights(whole[0])
+    changed = {name.split(".")[0] for name in same if not torch.equal(same[name], other[name])}
+    assert changed
+    assert not changed & set(CellTransformer.POOLED)
+    older = train(cells, tmp_path / "older", config=replace(CONFIG, token_slots=True))
+    tuned = train(
+        cells, tmp_path / "tuned", base=older, genes=None, phenotypes=None, config=None,
+        settings=settings,
+    )  # fmt: skip
+    assert tuned.config.token_slots
+    assert not torch.equal(weights(tuned)["gene.weight"], weights(older)["gene.weight"])
 
 
 def test_with_token_slots_everything_is_trained_together(cells, tmp_path):

@@ -1,1 +1,1 @@
-"""The transformer, its losses and its saved form."""
+"""The network (pooled view, transformer), its losses and its saved form."""

@@ -93,8 +93,13 @@ class Model:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Return the sha256 of weights and genes: what an index must have been made with."""
+        """Return the sha256 of what makes vectors, which an index must have been made with.
+
+        Weights, genes, and (as of 0.7.0) that vectors are the pooled view's alone, where they are.
+        """
         digest = hashlib.sha256(self.genes.fingerprint.encode())
+        if self.config.tokens_on_top:
+            digest.update(b"pooled view alone")
         for name, tensor in sorted(stored_tensors(self.network).items()):
             digest.update(name.encode())
             digest.update(tensor.contiguous().numpy().tobytes())

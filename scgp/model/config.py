@@ -87,6 +87,11 @@ class ModelConfig(_StrictConfig):
     dropout: float = 0.1
     token_slots: bool = False
 
+    @property
+    def tokens_on_top(self) -> bool:
+        """Whether there is a transformer that has no part in the vectors of cells."""
+        return self.n_layers > 0 and not self.token_slots
+
     def __post_init__(self) -> None:
         """Refuse shapes that no network can have."""
         sizes = ("n_genes", "n_tokens", "width", "n_heads", "pool_width", "embed_dim", "text_dim")
@@ -113,8 +118,8 @@ class TrainConfig(_StrictConfig):
         transformer then starts from what it knows.
     steps
         Steps in which the transformer is trained, after `pool_steps`; what the pooled view has
-        learnt stays as it is, unless the vectors of cells are to be of both
-        (``ModelConfig.token_slots``) or `pool_steps` is 0.
+        learnt stays as it is, unless the vectors of cells are of both
+        (``ModelConfig.token_slots``).
     batch_size
         Cells of a step; `drawn_share` of them are drawn from profiles, where there are any.
     learning_rate, weight_decay

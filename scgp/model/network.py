@@ -1,4 +1,4 @@
-"""CellTransformer: a transformer over gene tokens with a pooled view of all expressed genes.
+"""CellTransformer: a pooled view of all expressed genes, and a transformer over gene tokens.
 
 Shape suffixes: B cells of a batch, L gene tokens of a cell, S the four phenotype slots, X = S + L,
 D width of the transformer, P width of the gene table, E width of the joint cell-text space,

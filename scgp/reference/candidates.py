@@ -25,7 +25,7 @@ from scipy.special import expit, logit, softmax
 
 from scgp.errors import ArgumentError
 from scgp.reference.decision import SLACK, UNKNOWN, Decision
-from scgp.reference.evidence import Fusion, fuse, nearest_text, pool, text_evidence
+from scgp.reference.evidence import ALIKE, Fusion, fuse, nearest_text, pool, text_evidence
 from scgp.reference.kinship import TEMPERATURE
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from scgp.phenotypes.ontology import Ontology
     from scgp.reference.gene_head import GeneHead
 
-#: Cosine of two texts from which on they may mean the same. Of 626 synonyms and plurals of the
-#: labels of the default reference 76 % have it with their own label (.6: 60 %), and each with fewer
-#: than one of the 290 labels that are on another line.
-ALIKE = 0.5
 #: Between these a support is turned into odds.
 _SURELY = (1e-12, 1 - 1e-12)
 
@@ -174,6 +170,7 @@ def text_support(
     candidates: Candidates,
     *,
     temperature: float,
+    alike: float = ALIKE,
 ) -> NDArray[np.float64]:
     """Return how the text of a candidate without reference cells does against the best other text.
 
@@ -181,18 +178,22 @@ def text_support(
     """
     text_XD = np.concatenate([text_TD, candidates.text_CD])
     logit_BX = (type_BD @ text_XD.T).astype(np.float64) / temperature
-    return support_of(logit_BX, text_TD, candidates)
+    return support_of(logit_BX, text_TD, candidates, alike=alike)
 
 
 def support_of(
-    logit_BX: NDArray[np.floating[Any]], text_TD: NDArray[np.floating[Any]], candidates: Candidates
+    logit_BX: NDArray[np.floating[Any]],
+    text_TD: NDArray[np.floating[Any]],
+    candidates: Candidates,
+    *,
+    alike: float = ALIKE,
 ) -> NDArray[np.float64]:
     """Return how a candidate without reference cells does against the best other label.
 
     The softmax of the two, B x C, 0 to 1; NaN for candidates that the reference has cells of. The
     others are all labels of the reference and all candidates that have a text, without those that
     are no rivals (unless there is no other): terms above or below the candidate, and for a free
-    text the labels of the reference whose texts nearly say the same (`ALIKE`), with those below.
+    text the labels of the reference whose texts have the cosine `alike` with it, with those below.
     Without another text, it is a half.
 
     Parameters
@@ -209,7 +210,7 @@ def support_of(
     line_CC = candidates.above_CC | candidates.above_CC.T
     other_CC = ~np.eye(len(unseen_C), dtype=bool)
     free_C = np.array([not i for i in candidates.ids])
-    alike_TC = free_C & (text_TD @ candidates.text_CD.T >= ALIKE)
+    alike_TC = free_C & (text_TD @ candidates.text_CD.T >= alike)
     alike_TC = candidates.below_TT @ alike_TC.astype(int) > 0
     rival_XC = np.concatenate([candidates.rival_TC & ~alike_TC, other_CC & ~line_CC]) & has_text_X1
     other_XC = np.concatenate([~candidates.cover_TC, other_CC]) & has_text_X1
@@ -267,7 +268,9 @@ def choose(
     near_B1 = np.asarray(nearest_B, float)[:, None]
     near_text_B = nearest_text(type_BD, np.concatenate([text_TD, candidates.text_CD]))
     like_B = (nearest_B >= fusion.novelty_threshold) & (near_text_B >= fusion.novelty_text)
-    support_BC = text_support(type_BD, text_TD, candidates, temperature=fusion.temperature_text)
+    support_BC = text_support(
+        type_BD, text_TD, candidates, temperature=fusion.temperature_text, alike=fusion.alike
+    )
     mass_BC = np.where(covered_C, pooled_BT @ candidates.cover_TC, support_BC)
     sure_BC = fusion.confidence(mass_BC, near_B1)
     asked_BC = np.broadcast_to(like_B[:, None], sure_BC.shape)
