@@ -77,7 +77,7 @@ class _Module(lightning.LightningModule):
         if use_tokens and step in {self.first, self.settings.pool_steps}:
             network = self.objective.network
             network.freeze_pooled(frozen=network.config.tokens_on_top)
-        # the pooled view alone in float32: in bfloat16 it is no faster, and its texts are worse
+        # the pooled view alone in float32: in bfloat16 it is no faster
         exact = contextlib.nullcontext() if use_tokens else _in_float32(self.device)
         with exact:
             losses = self.objective(sample, masked, use_tokens=use_tokens)

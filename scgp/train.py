@@ -191,11 +191,11 @@ def _start(
             start.config, network, start.genes, start.phenotypes, markers=start.markers,
             details=start.details,
         )  # fmt: skip
-    genes = genes or Model.default().genes
-    phenotypes = phenotypes or Model.default().phenotypes
+    default = Model.default()  # before the seed: reading it makes a network, which draws numbers
+    genes = genes or default.genes
+    phenotypes = phenotypes or default.phenotypes
     config = config or ModelConfig(n_genes=genes.n_genes, text_dim=phenotypes.width)
     torch.manual_seed(seed)
-    default = Model.default()
     markers = default.markers if genes.fingerprint == default.genes.fingerprint else None
     return Model(config, CellTransformer(config), genes, phenotypes, markers=markers)
 

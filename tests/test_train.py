@@ -18,6 +18,7 @@ from scgp import annotate, loop
 from scgp import train as train_function
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.errors import ArgumentError, CheckpointError, LabelError, MissingColumnError, ScgpWarning
+from scgp.model import checkpoint
 from scgp.model.checkpoint import Model
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.network import CellTransformer
@@ -260,6 +261,14 @@ def test_with_token_slots_everything_is_trained_together(cells, tmp_path):
     )
     assert not torch.equal(weights(alone)["gene.weight"], weights(after)["gene.weight"])
     assert after.config.token_slots
+
+
+def test_the_seed_decides_whether_or_not_the_default_checkpoint_was_read(cells, tmp_path):
+    """Reading it makes a network of random numbers."""
+    Model.default()
+    warm = train(cells, tmp_path / "warm")
+    checkpoint._default_model.cache_clear()
+    assert_equal_weights(train(cells, tmp_path / "cold"), warm)
 
 
 @pytest.mark.parametrize(
