@@ -78,8 +78,8 @@ class _Module(lightning.LightningModule):
             network = self.objective.network
             network.freeze_pooled(frozen=network.config.tokens_on_top)
         # the pooled view alone in float32: in bfloat16 it is no faster
-        exact = contextlib.nullcontext() if use_tokens else _in_float32(self.device)
-        with exact:
+        float32 = torch.autocast(self.device.type, enabled=False)
+        with contextlib.nullcontext() if use_tokens else float32:
             losses = self.objective(sample, masked, use_tokens=use_tokens)
         self.log_dict({k: v.detach() for k, v in losses.items()}, prog_bar=True, batch_size=1)
         return losses["loss"]
@@ -121,10 +121,6 @@ class _Module(lightning.LightningModule):
         self.taken += 1
 
 
-def _in_float32(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, enabled=False)
-
-
 def _rate(step: int, settings: TrainConfig) -> float:
     """One-cycle learning rate of a step, relative to the largest; one cycle for each phase."""
     in_pool = step < settings.pool_steps
@@ -139,14 +135,12 @@ def _rate(step: int, settings: TrainConfig) -> float:
 class _KeepState(Callback):
     """Save weights and optimizer every so often, and when the run is interrupted."""
 
-    def __init__(self, path: Path, first: int, identity: str) -> None:
+    def __init__(self, path: Path, identity: str) -> None:
         self.path = path
-        self.step = first
         self.identity = identity
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: object) -> None:
-        self.step += 1
-        if self.step % SAVE_EVERY == 0:
+        if module.taken % SAVE_EVERY == 0:
             self.save(trainer, module)
 
     def on_exception(self, trainer: lightning.Trainer, module: Any, _: BaseException) -> None:
@@ -204,7 +198,7 @@ def fit_network(
         work.mkdir(parents=True, exist_ok=True)
         if not state and (work / "history").is_dir():  # of a run that is not gone on with
             shutil.rmtree(work / "history")
-        keep = _KeepState(state_path, first, identity)
+        keep = _KeepState(state_path, identity)
         callbacks.append(keep)
     if state:
         callbacks.append(_RestoreOptimizer(_under(state, "optimizer/")))

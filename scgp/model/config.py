@@ -71,7 +71,7 @@ class ModelConfig(_StrictConfig):
         Whether a cell's vectors are the sum of what the pooled view and what the transformer say.
         If not, they are the pooled view's: the transformer, trained on top of it, is there for
         genes in their context, and leaves labels as they are (docs/log.md has what it is worth).
-        Always so before 0.7.0.
+        True for all models of before 0.7.0.
     """
 
     _ADDED = {"token_slots": True}  # noqa: RUF012 (a ClassVar of the parent)
