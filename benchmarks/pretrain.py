@@ -4,22 +4,29 @@ python benchmarks/pretrain.py --data ../shared/data --out scgp/checkpoints/defau
 """
 
 import argparse
+import dataclasses
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 
 import scgp
 from benchmarks.zeroshot_baselines import marker_sets
+from scgp.cells.corpus import read_corpus
 from scgp.cells.counts import choose_counts
 from scgp.cells.draw import read_drawn, read_profiles
 from scgp.cells.genes import training_genes
 from scgp.cells.nomenclature import protein_coding_genes
 from scgp.cells.vocabulary import GeneVocabulary
-from scgp.model.config import TrainConfig
+from scgp.mean_profiles import profiles_of
+from scgp.model.config import ModelConfig, TrainConfig
+from scgp.objective import TermTable
 from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.terms import HEALTHY, Phenotypes
 from scgp.phenotypes.text import TextEncoder
+from scgp.reference.profiles import Profiles
 
 TISSUE, DISEASE = "tissue_ontology_term_id", "disease_ontology_term_id"
 
@@ -60,13 +67,49 @@ def default_markers(data: Path, genes: GeneVocabulary) -> Markers:
     return Markers.from_columns({term: map(int, c) for term, c in columns.items() if len(c)})
 
 
+def default_profiles(data: Path, model: scgp.Model) -> Profiles | None:
+    """Return what the labels of the training files and of the published profiles express."""
+    corpus = read_corpus(
+        files(data / "train"), model.genes, label_key="cell_type_ontology_term_id",
+        study_key="study", donor_key="donor", tissue_key=TISSUE,
+    )  # fmt: skip
+    types = TermTable.make("CL", list(corpus.label_N), model.phenotypes)
+    return profiles_of(model, corpus, types, read_profiles(data / "pseudobulk"))
+
+
 def renew(path: Path, card: str, data: Path) -> None:
-    """Write the model at `path` anew with its card and markers; weights and index stay."""
+    """Write the model at `path` anew with its card, markers and mean profiles; the rest stays."""
     model = scgp.Model.load(path)
     model.markers = default_markers(data, model.genes)
     index = scgp.ReferenceIndex.load(path / "index", model_fingerprint=model.fingerprint)
+    index = dataclasses.replace(index, profiles=default_profiles(data, model))
     model.card = card
     model.save(path, overwrite=True, beside={"index": index.save})
+
+
+def afresh(data: Path, settings: TrainConfig) -> dict[str, Any]:
+    """Return the arguments of a training of everything."""
+    genes = default_genes(data)
+    return {
+        "genes": genes,
+        "phenotypes": default_phenotypes(data),
+        "markers": default_markers(data, genes),
+        "settings": settings,
+    }
+
+
+def on_top_of(base: Path, settings: TrainConfig) -> dict[str, Any]:
+    """Return the arguments of a training that keeps the pooled view and calibration of a model."""
+    model = scgp.Model.load(base)
+    shape = ModelConfig(n_genes=model.config.n_genes, text_dim=model.config.text_dim)
+    return {
+        "base": model,
+        "config": replace(
+            shape, embed_dim=model.config.embed_dim, pool_width=model.config.pool_width
+        ),
+        "settings": replace(settings, pool_steps=0),
+        "calibrate_on_studies": False,
+    }
 
 
 def main() -> None:
@@ -77,17 +120,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pool-steps", type=int, default=TrainConfig().pool_steps)
     parser.add_argument("--steps", type=int, default=TrainConfig().steps)
+    parser.add_argument(
+        "--base", type=Path, help="keep this model's pooled view and calibration (0.7.0 and later)"
+    )
     parser.add_argument("--device", default=None)
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument(
-        "--renew", action="store_true", help="only the card and the markers of --out"
+        "--renew", action="store_true", help="only card, markers and mean profiles of --out"
     )
     options = parser.parse_args()
     card = (Path(__file__).parent / "model_card.md").read_text(encoding="utf-8")
     if options.renew:
         renew(options.out, card, options.data)
         return
-    genes = default_genes(options.data)
+    settings = TrainConfig(pool_steps=options.pool_steps, steps=options.steps, seed=options.seed)
     model = scgp.train(
         files(options.data / "train"),
         out=options.out,
@@ -95,14 +141,12 @@ def main() -> None:
         disease_key=DISEASE,
         unlabelled=files(options.data / "unlabelled"),
         drawn=read_drawn(options.data / "pseudobulk", seed=options.seed),
-        genes=genes,
-        phenotypes=default_phenotypes(options.data),
-        markers=default_markers(options.data, genes),
-        settings=TrainConfig(pool_steps=options.pool_steps, steps=options.steps, seed=options.seed),
         device=options.device,
         overwrite=options.overwrite,
         card=card,
+        **(on_top_of(options.base, settings) if options.base else afresh(options.data, settings)),
     )
+    renew(options.out, card, options.data)  # train knows no published profiles
     print(model)
 
 

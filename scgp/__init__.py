@@ -15,17 +15,24 @@ from scgp.errors import ScgpError, ScgpWarning
 if TYPE_CHECKING:
     from scgp import demo, pl
     from scgp.annotate import annotate
+    from scgp.biomarkers import biomarkers
     from scgp.build import build_index
+    from scgp.context import embed_genes
     from scgp.embed import embed
     from scgp.explain import explain
+    from scgp.leave_one_out import leave_one_out
     from scgp.model.checkpoint import Model
+    from scgp.perturb import perturb
+    from scgp.polyfunction import polyfunctionality
+    from scgp.predict import predict_expression
     from scgp.reference.index import ReferenceIndex
+    from scgp.roles import gene_roles
     from scgp.score import score_text
     from scgp.train import train
 
     load_model = Model.load
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 __all__ = [
     "Model",
@@ -33,13 +40,20 @@ __all__ = [
     "ScgpError",
     "ScgpWarning",
     "annotate",
+    "biomarkers",
     "build_index",
     "demo",
     "embed",
+    "embed_genes",
     "errors",
     "explain",
+    "gene_roles",
+    "leave_one_out",
     "load_model",
+    "perturb",
     "pl",
+    "polyfunctionality",
+    "predict_expression",
     "score_text",
     "train",
 ]
@@ -49,12 +63,19 @@ _LAZY = {
     "Model": ("scgp.model.checkpoint", "Model"),
     "ReferenceIndex": ("scgp.reference.index", "ReferenceIndex"),
     "annotate": ("scgp.annotate", "annotate"),
+    "biomarkers": ("scgp.biomarkers", "biomarkers"),
     "build_index": ("scgp.build", "build_index"),
     "demo": ("scgp.demo", ""),
     "embed": ("scgp.embed", "embed"),
+    "embed_genes": ("scgp.context", "embed_genes"),
     "explain": ("scgp.explain", "explain"),
+    "gene_roles": ("scgp.roles", "gene_roles"),
+    "leave_one_out": ("scgp.leave_one_out", "leave_one_out"),
     "load_model": ("scgp.model.checkpoint", "Model.load"),
+    "perturb": ("scgp.perturb", "perturb"),
     "pl": ("scgp.pl", ""),
+    "polyfunctionality": ("scgp.polyfunction", "polyfunctionality"),
+    "predict_expression": ("scgp.predict", "predict_expression"),
     "score_text": ("scgp.score", "score_text"),
     "train": ("scgp.train", "train"),
 }

@@ -19,6 +19,7 @@ from scgp.cells.tokens import TokenBatch
 from scgp.describe import uses_descriptions, with_descriptions
 from scgp.embed import embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
+from scgp.mean_profiles import AveragedCells, make_profiles
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.contents import OBSM
@@ -43,6 +44,7 @@ def build_index(
     label_key: str,
     model: Model | str | Path | None = None,
     study_key: str | None = None,
+    tissue_key: str | None = None,
     use_rep: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
@@ -67,6 +69,9 @@ def build_index(
         what separates the studies of one label from each other. With `use_rep` the column is also
         what the confidence is fitted on: two studies or more are held out in turn. If all cells are
         of one study, name the column of donors.
+    tissue_key
+        ``obs`` column with the tissue of each cell, UBERON ids or names; what is none counts as
+        unknown. :func:`scgp.predict_expression` then tells tissues apart. Not with `use_rep`.
     use_rep
         Key in ``obsm`` of a representation of your own, cells x E, such as ``"X_scVI"``, which the
         cells to be annotated must have too; instead of the vectors of a model. There are then two
@@ -81,7 +86,7 @@ def build_index(
     Raises
     ------
     MissingColumnError
-        There is no column `label_key` or `study_key`.
+        There is no column `label_key`, `study_key` or `tissue_key`.
     LabelError
         No cell has a label.
     ArgumentError
@@ -98,17 +103,23 @@ def build_index(
     """
     check_adata(adata)
     if use_rep is not None:
-        refuse_unused(model=model, layer=layer, use_raw=use_raw, device=device)
+        refuse_unused(
+            model=model, layer=layer, use_raw=use_raw, device=device, tissue_key=tissue_key
+        )
         return _of_representation(adata, use_rep, label_key, study_key)
     model = resolve_model(model)
     labels = _labels(adata, label_key)
     studies = None if study_key is None else _column(adata, study_key)
+    tissues = None if tissue_key is None else _column(adata, tissue_key)
     chosen_B = _chosen(labels, studies)
     values: list[sp.csr_matrix] = []
+    averaged = AveragedCells(model, labels, tissues, studies)
 
-    def watch(first: int, tokens: TokenBatch, _: np.ndarray) -> None:
+    def watch(first: int, tokens: TokenBatch, measured_G: np.ndarray) -> None:
         rows = np.flatnonzero(chosen_B[first : first + tokens.n_cells])
-        values.append(tokens.values(model.config.n_genes)[rows])
+        value_BG = tokens.values(model.config.n_genes)
+        values.append(value_BG[rows])
+        averaged.add(first, value_BG, measured_G)
 
     vectors, _ = embed_adata(
         adata, model, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
@@ -143,6 +154,7 @@ def build_index(
         calibration=_calibration(model),
         gene_head=head,
         likeness_TT=likeness_TT,
+        profiles=make_profiles(model, [averaged.rows()]),
     )
 
 

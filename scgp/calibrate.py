@@ -25,6 +25,7 @@ from scgp.reference.evidence import Fusion, nearest_text
 from scgp.reference.fitting import HeldOut, fit_answers
 from scgp.reference.gene_head import CELLS, DRAWN_CELLS, GeneHead, fit_gene_head
 from scgp.reference.index import ReferenceIndex
+from scgp.reference.profiles import Profiles
 
 logger = logging.getLogger(__name__)
 
@@ -226,10 +227,12 @@ def reference_of(
     fusion: Fusion | None = None,
     use_tokens: bool | None = None,
     described: bool = True,
+    profiles: Profiles | None = None,
 ) -> ReferenceIndex:
     """Index the corpus: some cells of every class and study, and some drawn from every profile.
 
     Labels are described (`scgp.describe.with_descriptions`) unless `fusion` was fitted without.
+    `profiles` (`scgp.mean_profiles.profiles_of`) are kept with it.
     """
     rng = np.random.default_rng(seed)
     parts = []
@@ -267,6 +270,7 @@ def reference_of(
         calibration=fusion,
         gene_head=head,
         likeness_TT=likeness_TT,
+        profiles=profiles,
         seed=seed,
     )
 

@@ -50,7 +50,7 @@ def describe(
         return None
     ids = [*source.label_ids, *term_ids]
     vectors = np.concatenate([model.phenotypes.vectors(source.label_ids), vector_DW])
-    likeness_DD, marker_DG = _compared(ids, vectors, model)
+    likeness_DD, marker_DG = compared(ids, vectors, model)
     n = len(source.label_ids)
     head = describing_head(
         source.gene_head, likeness_DD[:n, :n], likeness_DD[:n, n:], marker_DG[n:]
@@ -65,12 +65,12 @@ def with_descriptions(
 ) -> tuple[GeneHead, np.ndarray]:
     """Return a gene head with weights of its labels by their descriptions, and their likeness."""
     vector_TW = model.phenotypes.vectors(label_ids)
-    likeness_TT, marker_TG = _compared(label_ids, vector_TW, model)
+    likeness_TT, marker_TG = compared(label_ids, vector_TW, model)
     described = describing_head(head, likeness_TT, likeness_TT, marker_TG)
     return dataclasses.replace(head, described_HT=described.weight_HT), likeness_TT
 
 
-def _compared(
+def compared(
     ids: Sequence[str], vector_DW: np.ndarray, model: Model
 ) -> tuple[np.ndarray, sp.csr_matrix]:
     """Return the likeness of labels, and the weights of their markers."""

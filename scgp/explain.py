@@ -17,12 +17,12 @@ from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.chosen import chosen_cells
 from scgp.device import resolve_device
-from scgp.embed import CellVectors, resolve_model, warn_empty
+from scgp.embed import resolve_model, warn_empty
 from scgp.errors import ArgumentError
 from scgp.explanation import Explanation, make_table
 from scgp.occlusion import Subject, embed_scored, gene_tables
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.answer import BLOCK, answer
+from scgp.reference.answer import answer
 from scgp.reference.decision import UNKNOWN, Decision
 from scgp.slots import check_adata
 from scgp.stream_tables import StreamTables
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
-
-#: Rows in which cells are answered, where annotate answers as many. Matrix products of fewer than
-#: eight rows round otherwise than larger ones, and the answer shall be annotate's to the last bit.
-COMPANY = 64
 
 
 def explain(
@@ -150,9 +146,9 @@ def explain(
     )
     warn_empty(vectors, "there is nothing to explain in them")
     names = [str(name) for name in adata.obs_names[row_B]]
-    decision = _answers(index, vectors, score_BT, row_B, adata.n_obs)
+    decision = Decision.join(list(answer(index, vectors.cell_BE, vectors.type_BE, score_BT)))
     told = StreamTables.make(names, index, vectors, score_BT)
-    counted_BT = _counted(decision, index)
+    counted_BT = counted_labels(decision, index)
     probability_B = (told.fused_BT * counted_BT).sum(axis=1)
     sure_B = np.where(decision.status == UNKNOWN, decision.leaf_confidence, decision.confidence)
     subjects = [
@@ -186,55 +182,19 @@ def explain(
     )
 
 
-def _answers(
-    index: ReferenceIndex,
-    vectors: CellVectors,
-    score_BT: np.ndarray | None,
-    row_B: np.ndarray,
-    n_obs: int,
-) -> Decision:
-    """Answer the cells as annotate does, to the last bit: among as many rows, up to `COMPANY`."""
-    last = (n_obs - 1) // BLOCK * BLOCK  # first row of annotate's last block
-    n_last = min(n_obs - last, COMPANY)
-    is_last_B = (row_B >= last) & (n_last < COMPANY)
-    groups: list[np.ndarray] = []
-    parts: list[Decision] = []
-    for group, n_rows in (
-        (np.flatnonzero(~is_last_B), COMPANY),
-        (np.flatnonzero(is_last_B), n_last),
-    ):
-        if group.size:
-            size = max(n_rows, group.size)
-            score = None if score_BT is None else _filled_up(score_BT[group], size)
-            cell_BE, type_BE = (x[group] for x in (vectors.cell_BE, vectors.type_BE))
-            parts += answer(index, _filled_up(cell_BE, size), _filled_up(type_BE, size), score)
-            groups.append(group)
-    order = np.argsort(np.concatenate(groups))
-    held = zip(groups, parts, strict=True)  # fewer rows than a block: each group is one part
-    rows = [{n: x[: len(g)] for n, x in vars(p).items() if x is not None} for g, p in held]
-    return Decision(**{n: np.concatenate([row[n] for row in rows])[order] for n in rows[0]})
-
-
-def _filled_up(part_BX: np.ndarray, size: int) -> np.ndarray:
-    """Add rows of zeros, which are empty cells."""
-    filled = np.zeros((size, part_BX.shape[1]), part_BX.dtype)
-    filled[: len(part_BX)] = part_BX
-    return filled
-
-
-def _explained(decision: Decision) -> np.ndarray:
+def explained_labels(decision: Decision) -> np.ndarray:
     """Return the label that is explained: the answer, or the best label of an unknown cell."""
     label_B = np.where(decision.label == UNKNOWN, decision.leaf, decision.label)
     return np.where(decision.status == "empty", "", label_B)
 
 
-def _counted(decision: Decision, index: ReferenceIndex) -> np.ndarray:
+def counted_labels(decision: Decision, index: ReferenceIndex) -> np.ndarray:
     """Return which labels count for the explained one of each cell: itself and those below it."""
     ontology = Ontology("CL")
     id_of = dict(zip(index.labels, index.label_ids, strict=True))
     labels, ids = np.array(index.labels, object), np.array(index.label_ids, object)
     counted_BT = np.zeros((len(decision.label), len(labels)), bool)
-    answered = zip(_explained(decision), decision.ontology_id, decision.status, strict=True)
+    answered = zip(explained_labels(decision), decision.ontology_id, decision.status, strict=True)
     for b, (label, answered_id, status) in enumerate(answered):
         term = id_of[label] if status == UNKNOWN else answered_id
         below = ontology.descendants(term) if term else frozenset()
@@ -260,7 +220,7 @@ def _answer_rows(
         "status": decision.status,
         "leaf": decision.leaf,
         "nearest_cosine": np.where(filled_B, told.nearest_B, np.nan),
-        "explained": _explained(decision),
+        "explained": explained_labels(decision),
         "probability": np.where(filled_B, probability_B, np.nan),
         "n_genes": n_genes_B,
     }

@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from scgp.cells.corpus import Corpus
+from scgp.cells.queries import ContextSample
 from scgp.cells.sampling import MaskedSample, Sample, Sampler
 from scgp.cells.tokens import Tokenizer
 from scgp.device import has_bf16
@@ -39,21 +40,27 @@ SAVE_EVERY, LOG_EVERY = 200, 20
 #: Share of a phase in which the learning rate rises, and what it falls to.
 _RISE, _LAST_RATE = 0.15, 0.01
 
-Step = tuple[int, Sample, MaskedSample | None]
+Step = tuple[int, Sample | ContextSample, MaskedSample | None]
 
 
 class _Steps(IterableDataset):
     """The samples of steps ``first`` to ``last``; made when asked for, the same every time."""
 
-    def __init__(self, sampler: Sampler, settings: TrainConfig, first: int) -> None:
+    def __init__(
+        self, sampler: Sampler, settings: TrainConfig, first: int, *, in_context: bool
+    ) -> None:
         self.sampler = sampler
         self.settings = settings
         self.first = first
+        self.in_context = in_context
 
-    def __iter__(self) -> Iterator[tuple[int, Sample, MaskedSample | None]]:
+    def __iter__(self) -> Iterator[Step]:
         s = self.settings
         for step in range(self.first, s.pool_steps + s.steps):
             masked = None
+            if step >= s.pool_steps and self.in_context:
+                yield step, self.sampler.context_batch(step, s.context_cells, s.queries), None
+                continue
             if step >= s.pool_steps and s.masked_cells and s.weight_masked:
                 masked = self.sampler.masked_batch(step, s.masked_cells)
             yield step, self.sampler.batch(step), masked
@@ -69,18 +76,21 @@ class _Module(lightning.LightningModule):
         self.first = first
         self.taken = first  # steps of the optimizer, those of an earlier part of the run included
 
-    def training_step(self, batch: tuple[int, Sample, MaskedSample | None]) -> torch.Tensor:
+    def training_step(self, batch: Step) -> torch.Tensor:
         step, sample, masked = batch
         # dropout of a step depends on the step alone, so that a resumed run repeats it
         torch.manual_seed(self.settings.seed * 1_000_003 + step)
         use_tokens = step >= self.settings.pool_steps
         if use_tokens and step in {self.first, self.settings.pool_steps}:
             network = self.objective.network
-            network.freeze_pooled(frozen=network.config.tokens_on_top)
+            network.freeze_pooled(frozen=network.config.trained_on_top)
         # the pooled view alone in float32: in bfloat16 it is no faster
         float32 = torch.autocast(self.device.type, enabled=False)
         with contextlib.nullcontext() if use_tokens else float32:
-            losses = self.objective(sample, masked, use_tokens=use_tokens)
+            if isinstance(sample, ContextSample):
+                losses = self.objective.in_context(sample)
+            else:
+                losses = self.objective(sample, masked, use_tokens=use_tokens)
         self.log_dict({k: v.detach() for k, v in losses.items()}, prog_bar=True, batch_size=1)
         return losses["loss"]
 
@@ -100,7 +110,9 @@ class _Module(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         s = self.settings
         network = self.objective.network
-        tables = {"gene.weight", "slot", "to_slots", "hidden_value", "sharpness"}
+        tables = {
+            "gene.weight", "slot", "to_slots", "hidden_value", "sharpness", "context.rate.weight",
+        }  # fmt: skip
         decay = [p for n, p in network.named_parameters() if p.ndim > 1 and n not in tables]
         plain = [p for n, p in network.named_parameters() if p.ndim <= 1 or n in tables]
         groups = [
@@ -219,7 +231,8 @@ def fit_network(
             enable_model_summary=False,
             barebones=False,
         )
-        steps = DataLoader(_Steps(sampler, settings, first), batch_size=None)
+        in_context = model.config.context_layers > 0
+        steps = DataLoader(_Steps(sampler, settings, first, in_context=in_context), batch_size=None)
         try:
             _run(lambda: trainer.fit(module, steps))
         finally:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from scgp.cells.corpus import Corpus
+from scgp.cells.queries import ContextSample
 from scgp.cells.sampling import MaskedSample, Sample
 from scgp.cells.tokens import TokenBatch
 from scgp.model.config import TrainConfig
+from scgp.model.context import GeneQueries, count_loss
 from scgp.model.losses import cell_loss, masked_expression_loss, text_loss
 from scgp.model.network import CellInput, CellTransformer
 from scgp.phenotypes.ontology import Ontology
@@ -93,7 +95,7 @@ class Objective(nn.Module):
         self, sample: Sample, masked: MaskedSample | None, *, use_tokens: bool
     ) -> dict[str, Tensor]:
         """Return the losses of a step; ``"loss"`` is their weighted sum."""
-        device = self.network.slot.device
+        device = self.network.gene.weight.device
         out = self.network(as_input(sample.tokens).to(device), use_tokens=use_tokens)
         hidden = None
         if masked is not None:
@@ -113,6 +115,22 @@ class Objective(nn.Module):
         weight = self._weights()
         losses["loss"] = torch.stack([weight[name] * value for name, value in losses.items()]).sum()
         return losses
+
+    def in_context(self, sample: ContextSample) -> dict[str, Tensor]:
+        """Return the loss of genes predicted from their context."""
+        context = self.network.context
+        assert context is not None
+        device = self.network.gene.weight.device
+        queries = GeneQueries(torch.from_numpy(sample.gene_BQ), torch.from_numpy(sample.own_BQ)).to(
+            device
+        )
+        context_BQD = self.network.in_context(as_input(sample.tokens).to(device), queries)
+        others = (sample.count_BQ, sample.tokens.total_B, sample.known_BQ)
+        count_BQ, total_B, known_BQ = (torch.from_numpy(x).to(device) for x in others)
+        with torch.autocast(device.type, enabled=False):
+            log_rate_BQ = context.log_rate(context_BQD.float(), queries.gene_BQ)
+            loss = count_loss(log_rate_BQ, count_BQ, total_B, known_BQ, context.log_size)
+        return {"context": loss, "loss": loss}
 
     def _weights(self) -> dict[str, float]:
         s = self.settings

@@ -1,6 +1,7 @@
-"""Plots of what annotate wrote: they take ``ax=``, return the Axes, never show and never save.
+"""Plots of what the verbs found: they take ``ax=``, return the Axes, never show and never save.
 
-Owns matplotlib, together with `panels`, which draws what explain found. Must not know how an
+Owns matplotlib, together with `panels` (what explain found), `panels_genes`, `panels_perturbation`
+and `panels_biomarkers`; here is what annotate wrote. Must not know how an
 annotation is made: it reads obs and obsm and changes nothing.
 
 Labels are told apart by a number beside the colour, because no palette keeps thirty colours apart
@@ -20,6 +21,9 @@ import pandas as pd
 from scgp.errors import ArgumentError, MissingColumnError
 from scgp.legend import UNDECIDED, as_labels, colour, medoid, pool, spread, wrap
 from scgp.panels import explain
+from scgp.panels_biomarkers import biomarkers
+from scgp.panels_genes import gene_contexts, manifold, polyfunctionality
+from scgp.panels_perturbation import perturbation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +32,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["confidence", "confusion", "embedding", "explain"]
+__all__ = [
+    "biomarkers",
+    "confidence",
+    "confusion",
+    "embedding",
+    "explain",
+    "gene_contexts",
+    "manifold",
+    "perturbation",
+    "polyfunctionality",
+]
 
 _GREY = "#C8C8C8"
 

@@ -21,6 +21,7 @@ from scgp.describe import uses_descriptions
 from scgp.device import resolve_device
 from scgp.errors import ArgumentError, LabelError
 from scgp.loop import fit_network
+from scgp.mean_profiles import profiles_of
 from scgp.model.checkpoint import KIND, MANIFEST, Model
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.directory import check_target
@@ -32,6 +33,8 @@ from scgp.reference.evidence import Fusion
 
 #: A gene's tokens compete by value / (mean value + this): rare genes in shallow cells stay apart.
 _PRIOR_VALUE = 0.3
+#: CP10k added to the mean of a gene before its logarithm is taken.
+_LEAST_MEAN = 1e-3
 
 
 def train(
@@ -78,7 +81,8 @@ def train(
         Cells drawn from mean profiles (:func:`scgp.cells.draw.draw_cells`), with `label_key` and
         ``profile`` in ``obs``: a share of each batch, and marked in the index.
     base
-        Start from this model (fine-tuning): its network, genes and texts. None trains afresh.
+        Start from this model (fine-tuning): its network, genes and texts. None trains afresh. With
+        a `config` that differs in the transformer alone, its pooled view, and a new transformer.
     genes, phenotypes
         Vocabulary and text vectors of a model trained afresh; None takes those of the default
         checkpoint.
@@ -125,7 +129,7 @@ def train(
     on = resolve_device(device)
     model = _start(base, genes, phenotypes, config, settings.seed)
     model.markers = _checked(markers, model)
-    if base is None and settings.pool_steps == 0 and model.config.tokens_on_top:
+    if base is None and settings.pool_steps == 0 and model.config.trained_on_top:
         msg = (
             "pool_steps is 0, but the vectors of cells are the pooled view's: nothing would train "
             "it. Pass pool_steps > 0, or ModelConfig(token_slots=True)"
@@ -143,6 +147,8 @@ def train(
     work = out.with_name(out.name + ".training")
     if base is None:
         _set_statistics(model.network, corpus, tables["type"])
+    if base is None or config is not None:
+        _set_means(model.network, corpus)
     kept = model.details.get("calibration")
     fusion = Fusion.from_dict(kept) if kept else None
     if calibrate_on_studies:
@@ -158,6 +164,8 @@ def train(
         "corpus": _describe(corpus),
         "calibration": fusion.to_dict() if fusion else None,
     }
+    if base is not None:
+        details["base"] = model.details["base"]
     trained = Model(
         model.config, model.network, model.genes, model.phenotypes,
         markers=model.markers, card=card, details=details,
@@ -165,6 +173,7 @@ def train(
     index = reference_of(
         trained, corpus, tables["type"], seed=settings.seed, fusion=fusion,
         described=calibrate_on_studies or uses_descriptions(kept),
+        profiles=profiles_of(trained, corpus, tables["type"]),
     )  # fmt: skip
     trained.save(out, beside={"index": index.save}, overwrite=overwrite)
     if work.is_dir():
@@ -181,15 +190,14 @@ def _start(
 ) -> Model:
     """Return the model that training starts from: `base`, or an untrained one."""
     if base is not None:
-        if genes is not None or phenotypes is not None or config is not None:
-            msg = "base= brings its own genes, phenotypes and config; pass either it or them"
+        if genes is not None or phenotypes is not None:
+            msg = "base= brings its own genes and phenotypes; pass either it or them"
             raise ArgumentError(msg)
         start = base if isinstance(base, Model) else Model.load(base)
-        network = CellTransformer(start.config)
-        network.load_state_dict(start.network.state_dict())
+        network = _continued(start, config, seed)
         return Model(
-            start.config, network, start.genes, start.phenotypes, markers=start.markers,
-            details=start.details,
+            network.config, network, start.genes, start.phenotypes, markers=start.markers,
+            details={**start.details, "base": start.fingerprint},
         )  # fmt: skip
     default = Model.default()  # before the seed: reading it makes a network, which draws numbers
     genes = genes or default.genes
@@ -198,6 +206,31 @@ def _start(
     torch.manual_seed(seed)
     markers = default.markers if genes.fingerprint == default.genes.fingerprint else None
     return Model(config, CellTransformer(config), genes, phenotypes, markers=markers)
+
+
+def _continued(start: Model, config: ModelConfig | None, seed: int) -> CellTransformer:
+    """Return a copy of a network, or with another config its pooled view and new other parts."""
+    if config is None or config == start.config:
+        network = CellTransformer(start.config)
+        network.load_state_dict(start.network.state_dict())
+        return network
+    torch.manual_seed(seed)
+    network = CellTransformer(config)
+    state, own = start.network.state_dict(), network.state_dict()
+    kept = {
+        name: tensor
+        for name, tensor in state.items()
+        if name.split(".")[0] in (*CellTransformer.POOLED, "gene_weight_G", "text_mean")
+    }
+    odd = [name for name, tensor in kept.items() if own[name].shape != tensor.shape]
+    if odd or not (start.config.pooled_alone and config.pooled_alone):
+        msg = (
+            "config= may add another transformer to a base whose vectors of cells are the pooled "
+            f"view's; these differ otherwise: {odd or ['token_slots']}"
+        )
+        raise ArgumentError(msg)
+    network.load_state_dict({**own, **kept})
+    return network
 
 
 def _checked(markers: Markers | None, model: Model) -> Markers:
@@ -230,6 +263,24 @@ def _set_statistics(network: CellTransformer, corpus: Corpus, types: TermTable) 
     text_TW = types.text_TW[types.text_TW.any(dim=1)]
     if len(text_TW):
         network.text_mean.copy_(text_TW.mean(0).half().float())
+
+
+def _set_means(network: CellTransformer, corpus: Corpus) -> None:
+    """Start the predicted expression of every gene at its mean over the cells that measure it."""
+    if network.context is None:
+        return
+    real = np.flatnonzero(~corpus.drawn_N)
+    sum_G, n_G = np.zeros(corpus.count_NG.shape[1]), np.zeros(corpus.count_NG.shape[1])
+    for source, measured_G in enumerate(corpus.measured_SG):
+        rows = real[corpus.source_N[real] == source]
+        counts = corpus.count_NG[rows].astype(np.float64)
+        total_N = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
+        sum_G += np.asarray(counts.T @ (1e4 / total_N)).ravel()
+        n_G += len(rows) * measured_G
+    mean_G = sum_G / np.maximum(n_G, 1)
+    with torch.no_grad():
+        start = torch.from_numpy(np.log(mean_G + _LEAST_MEAN)).half().float()
+        network.context.mean_G[: len(mean_G)] = start
 
 
 def _fold_fitter(
@@ -271,5 +322,10 @@ def _keep_history(work: Path, out: Path) -> None:
         parts = [pd.read_csv(files[first]) for first in sorted(files)]
         for first, part in zip(sorted(files), parts, strict=True):
             part["step"] += first
-        pd.concat(parts).to_csv(out.with_name(out.name + ".history.csv"), index=False)
+        history = pd.concat(parts)
+        if "context" in history:
+            # beside it, Lightning repeats the last losses of the pooled view
+            others = history.columns.difference(["epoch", "step", "loss", "context"])
+            history.loc[history["context"].notna(), others] = np.nan
+        history.to_csv(out.with_name(out.name + ".history.csv"), index=False)
     shutil.rmtree(work)

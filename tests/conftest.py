@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 
 import scgp
 from scgp import demo
+from scgp.model.config import ModelConfig
+from scgp.model.network import CellTransformer
 from scgp.phenotypes import text
 from scgp.phenotypes.text import TextEncoder
 
@@ -29,6 +32,25 @@ def shared_data() -> Path:
 def model() -> scgp.Model:
     """The checkpoint that lies in the package."""
     return scgp.Model.default()
+
+
+@pytest.fixture(scope="session")
+def context_model(model) -> scgp.Model:
+    """A small model of random weights, with the genes and terms of the default checkpoint.
+
+    Its weights of tokens and rates are larger than those that a network starts with, which would
+    hide faults: what it reads of a gene depends on all of the cell.
+    """
+    config = ModelConfig(
+        n_genes=model.config.n_genes, n_tokens=32, width=16, embed_dim=model.config.embed_dim,
+        pool_width=model.config.pool_width, text_dim=model.config.text_dim,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = CellTransformer(config)
+        torch.nn.init.normal_(network.context.always)
+        torch.nn.init.normal_(network.context.rate.weight, std=0.3)
+    return scgp.Model(config, network, model.genes, model.phenotypes)
 
 
 @pytest.fixture(scope="session")

@@ -440,7 +440,7 @@ def test_an_index_without_a_gene_head_has_no_gene_evidence(all_blood, blood_inde
         )
     ((gene_BT, described_BX),) = seen
     assert np.isnan(gene_BT).all()
-    assert described_BX.shape == (20, len(bare.labels) + 2)
+    assert described_BX.shape == (answer.BLOCK, len(bare.labels) + 2)  # filled up
 
 
 def test_the_warning_says_what_is_not_calibrated(blood, ask, minilm):

@@ -18,7 +18,7 @@ def test_fields_of_a_saved_config_are_pinned():
     # A field that is added, dropped or renamed makes old checkpoints unreadable.
     assert list(ModelConfig(n_genes=7).to_dict()) == [
         "n_genes", "n_tokens", "width", "n_layers", "n_heads", "pool_width", "embed_dim",
-        "text_dim", "dropout", "token_slots",
+        "text_dim", "dropout", "token_slots", "context_layers",
     ]  # fmt: skip
 
 
@@ -26,6 +26,41 @@ def test_configs_of_earlier_versions_have_vectors_of_pooled_view_and_transformer
     before = ModelConfig(n_genes=7).to_dict()
     assert before.pop("token_slots") is False
     assert ModelConfig.from_dict(before).token_slots is True
+
+
+def test_configs_of_earlier_versions_have_no_context():
+    before = ModelConfig(n_genes=7, n_layers=4, context_layers=0).to_dict()
+    assert before.pop("context_layers") == 0
+    assert ModelConfig.from_dict(before) == ModelConfig(n_genes=7, n_layers=4, context_layers=0)
+
+
+def test_by_default_the_transformer_is_the_one_that_reads_genes_in_their_context():
+    config = ModelConfig(n_genes=7)
+    assert (config.n_layers, config.context_layers, config.n_tokens) == (0, 2, 128)
+    assert config.pooled_alone
+    assert config.trained_on_top
+    assert not config.tokens_on_top
+
+
+def test_a_model_has_one_transformer():
+    with pytest.raises(ArgumentError, match=r"n_layers is 1 and context_layers is 2.*either to 0"):
+        ModelConfig(n_genes=7, n_layers=1)
+    for layers in ({"n_layers": 1, "context_layers": 0}, {"n_layers": 0, "context_layers": 0}):
+        assert ModelConfig(n_genes=7, **layers).to_dict().items() >= layers.items()
+
+
+@pytest.mark.parametrize(
+    ("layers", "alone", "on_top"),
+    [
+        ({"context_layers": 0}, True, False),  # no transformer: all steps train the pooled view
+        ({"context_layers": 0, "n_layers": 1}, True, True),  # as in 0.7.0
+        ({"context_layers": 0, "n_layers": 1, "token_slots": True}, False, False),
+        ({"context_layers": 1}, True, True),
+    ],
+)
+def test_what_the_vectors_are_of_and_what_is_trained_on_top(layers, alone, on_top):
+    config = ModelConfig(n_genes=7, **layers)
+    assert (config.pooled_alone, config.trained_on_top) == (alone, on_top)
 
 
 def test_fields_more_or_less_are_refused_by_name():
@@ -57,6 +92,7 @@ def test_a_whole_number_passes_for_a_float():
     [
         {"n_genes": 0}, {"n_tokens": 0}, {"width": 0}, {"n_heads": 0}, {"pool_width": -1},
         {"embed_dim": 0}, {"text_dim": 0}, {"n_heads": 3}, {"n_layers": -1}, {"dropout": 0.5},
+        {"context_layers": -1},
         {"dropout": -0.1}, {"dropout": float("nan")},
     ],
 )  # fmt: skip

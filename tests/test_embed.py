@@ -1,6 +1,7 @@
 """embed(): vectors of cells, on real cells; and the loop that the verbs share."""
 
 import contextlib
+import dataclasses
 import sys
 
 import anndata as ad
@@ -14,6 +15,7 @@ from scgp.device import has_bf16, resolve_device
 from scgp.embed import CHUNK, embed_rows, resolve_model
 from scgp.errors import ArgumentError, CheckpointError, CountsError, DeviceError, ScgpWarning
 from scgp.model.checkpoint import DEFAULT_DIRECTORY
+from scgp.model.network import CellTransformer
 
 
 def _embed(adata, **options):
@@ -214,14 +216,30 @@ def test_a_chunk_is_always_full(blood, model, monkeypatch):
     assert seen == [((CHUNK, model.config.n_tokens), CHUNK + 1)] * 3
 
 
-def test_the_pooled_view_alone(blood, model):
-    """It makes the vectors of the default checkpoint; with the transformer they are others."""
+@pytest.fixture
+def older(model):
+    """The default checkpoint with a transformer over the slots, of random weights, as in 0.7.0."""
+    config = dataclasses.replace(model.config, n_layers=2, context_layers=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = CellTransformer(config)
+        torch.nn.init.normal_(network.to_slots, std=0.5)
+    state = model.network.state_dict()
+    pooled = {name: tensor for name, tensor in state.items() if not name.startswith("context.")}
+    network.load_state_dict({**network.state_dict(), **pooled})
+    return scgp.Model(config, network, model.genes, model.phenotypes)
+
+
+def test_the_pooled_view_alone(blood, model, older):
+    """It makes the vectors of the default checkpoint; with a transformer they are others."""
     token_V = model.genes.match(blood.var_names).token_of_column
     pooled = embed_rows(model, [blood.X], token_V, use_tokens=False)
     default = embed_rows(model, [blood.X], token_V)
     np.testing.assert_array_equal(default.cell_BE, pooled.cell_BE)
     np.testing.assert_array_equal(default.type_BE, pooled.type_BE)
-    whole = embed_rows(model, [blood.X], token_V, use_tokens=True)
+    with_layers = embed_rows(older, [blood.X], token_V)
+    np.testing.assert_array_equal(with_layers.cell_BE, pooled.cell_BE)
+    whole = embed_rows(older, [blood.X], token_V, use_tokens=True)
     np.testing.assert_allclose(np.linalg.norm(pooled.cell_BE, axis=1), 1, atol=1e-5)
     assert np.abs(pooled.cell_BE - whole.cell_BE).max() > 1e-3
     np.testing.assert_array_equal(pooled.total_B, whole.total_B)

@@ -1,7 +1,6 @@
 """explain(): the tables behind an answer, held against annotate on real blood cells."""
 
 import dataclasses
-import sys
 
 import anndata as ad
 import numpy as np
@@ -82,7 +81,7 @@ def _same_tables(found, expected):
 
 @pytest.mark.parametrize("n_obs", [1, 2, 3, 7, 40, 63, 64, 65, 300])
 def test_the_answer_is_that_of_annotate_to_the_last_bit(all_blood, n_obs):
-    """Also where annotate has few cells: matrix products of few rows round in another way."""
+    """Also where annotate has few cells: products of other shapes round in another way."""
     adata = all_blood[:n_obs].copy()
     chosen = np.unique(np.linspace(0, n_obs - 1, 9).astype(int))[::-1]
     answer = scgp.explain(adata, chosen, n_genes=0).answer
@@ -100,8 +99,7 @@ def test_the_answer_is_that_of_annotate_to_the_last_bit(all_blood, n_obs):
 
 
 def test_the_answer_in_a_short_last_block(all_blood, monkeypatch):
-    """Blocks of 4,096 cells in life; the last may hold one."""
-    monkeypatch.setattr(sys.modules["scgp.explain"], "BLOCK", 256)
+    """Blocks of 512 cells in life; the last may hold one."""
     monkeypatch.setattr("scgp.reference.answer.BLOCK", 256)
     adata = all_blood[:259].copy()
     chosen = [258, 3, 200, 256]
@@ -395,12 +393,12 @@ def test_the_differentiable_fusion_is_the_fusion(blood, model, blood_index, sile
             score_BT = index.gene_head.scores(tokens.values(model.config.n_genes), measured_G)
         streams, _ = streams_of(index, vectors.cell_BE, vectors.type_BE, score_BT, fusion)
         with torch.no_grad():
-            found_T = log_posterior(
-                model.network, tokens, index, None if score_BT is None else score_BT[0],
+            found_1T = log_posterior(
+                model.network, tokens, index, score_BT,
                 pool_N=torch.from_numpy(tokens.pool_value_N),
-                value_1L=torch.from_numpy(tokens.value_BL),
+                value_BL=torch.from_numpy(tokens.value_BL),
             )  # fmt: skip
-        np.testing.assert_allclose(found_T.exp().numpy(), fuse(streams, fusion)[0], atol=1e-5)
+        np.testing.assert_allclose(found_1T.exp().numpy(), fuse(streams, fusion), atol=1e-5)
         counted_T = np.arange(len(index.labels)) == 1
         effect_N = removal_effects(
             model.network, tokens, index, None if score_BT is None else score_BT[0], counted_T

@@ -37,7 +37,30 @@ VERBS = {
     "stream_tables",
     "labels",
     "describe",
+    "alike",
+    "mean_profiles",
+    "predict",
     "representation",
+    "asked",
+    "between",
+    "biomarkers",
+    "cohorts",
+    "gene_rows",
+    "gene_sets",
+    "leave_one_out",
+    "marker_table",
+    "matched_genes",
+    "panel",
+    "perturbation",
+    "perturbation_tables",
+    "perturbed_cells",
+    "perturbed_sets",
+    "reading",
+    "removals",
+    "replication",
+    "roles",
+    "unit_evidence",
+    "wilcoxon",
 }
 LEVEL = {
     "errors": 0,
@@ -49,6 +72,13 @@ LEVEL = {
     "reference": 3,
     "legend": 4,
     "panels": 4,
+    "panels_biomarkers": 4,
+    "panels_contexts": 4,
+    "panels_genes": 4,
+    "panels_manifold": 4,
+    "panels_polyfunction": 4,
+    "named_points": 4,
+    "panels_perturbation": 4,
     "pl": 5,
 }
 LEVEL |= dict.fromkeys(VERBS, 4) | {"demo": 6, "__main__": 7}
@@ -60,9 +90,18 @@ OWNERS = {
     "cellxgene_ontology_guide": {"phenotypes/ontology.py"},
     "numba": {"cells/kernels.py"},
     "tqdm": {"progress.py"},
-    "matplotlib": {"pl.py", "panels.py"},
-    # The demonstration's cells, and the UMAP of the command line.
-    "scanpy": {"demo.py", "__main__.py"},
+    "matplotlib": {
+        "pl.py",
+        "panels.py",
+        "panels_biomarkers.py",
+        "panels_contexts.py",
+        "panels_manifold.py",
+        "panels_polyfunction.py",
+        "named_points.py",
+        "panels_perturbation.py",
+    },
+    # The demonstration's cells, the UMAP of the command line, and Wilcoxon's test.
+    "scanpy": {"demo.py", "__main__.py", "wilcoxon.py"},
 }
 HEAVY = ("faiss", "transformers", "lightning", "scanpy", "matplotlib", "numba", "sklearn")
 # A distribution is not always named as the module it installs.

@@ -16,7 +16,7 @@ from scgp.model.network import SLOTS, CellInput, CellTransformer
 N_GENES = 30
 CONFIG = ModelConfig(
     n_genes=N_GENES, n_tokens=6, width=16, n_layers=2, n_heads=4, pool_width=12, embed_dim=10,
-    text_dim=8, token_slots=True,
+    text_dim=8, token_slots=True, context_layers=0,
 )  # fmt: skip
 BLOCK_KEYS = [
     f"{layer}.{part}"

@@ -28,6 +28,12 @@ def test_a_release_is_read_with_the_same_outputs(folder, all_blood):
         np.testing.assert_allclose(
             cells.obs["scgp_novelty"], expected["novelty"], rtol=0, atol=1e-5
         )
+    if "context" in expected:  # as of 0.8.0
+        genes = ["CD74", "LYZ"]
+        context = scgp.embed_genes(cells, genes, model=folder / "model", progress=False)
+        np.testing.assert_allclose(context.X, expected["context"], rtol=0, atol=1e-5)
+        said = scgp.predict_expression("B cell", genes=genes, model=folder / "model")
+        np.testing.assert_allclose(said.X, expected["expression"], rtol=0, atol=1e-5)
     if coverage:
         assert cells.obs["scgp_set"].tolist() == expected["set"].tolist()
 

@@ -146,6 +146,52 @@ def test_masked_cells_may_be_unlabelled_but_are_never_drawn_ones():
     assert rows == set(range(40))
 
 
+@pytest.mark.parametrize("augment", [True, False])
+def test_seed_and_step_decide_the_genes_that_are_predicted(augment):
+    first, second = make_sampler(augment=augment), make_sampler(augment=augment)
+    second.context_batch(3, 6, 8)
+    a, b = first.context_batch(7, 6, 8), second.context_batch(7, 6, 8)
+    for name in ("gene_BQ", "own_BQ", "count_BQ", "known_BQ"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    for x, y in zip(arrays(a.tokens), arrays(b.tokens), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert a.gene_BQ.shape == (6, 8)
+    assert (a.gene_BQ != first.context_batch(8, 6, 8).gene_BQ).any()
+    other = make_sampler(augment=augment, seed=6).context_batch(7, 6, 8)
+    assert (a.gene_BQ != other.gene_BQ).any()
+
+
+def test_genes_are_predicted_in_labelled_cells_and_some_others_but_never_in_drawn_ones():
+    corpus = make_corpus()
+    corpus = dataclasses.replace(
+        corpus, count_NG=sp.csr_matrix(np.eye(60, N_GENES, dtype=np.uint16))
+    )
+    class_N = np.where(np.arange(60) < 5, 0, -1)
+    class_N[-5:] = 0
+    tokens = make_sampler(corpus, class_N, augment=False).context_batch(0, 2000, 4).tokens
+    row_B = tokens.pool_gene_N  # cell i expresses gene i
+    assert set(row_B.tolist()) == set(range(40))
+    labelled = sampling.ANY_SHARE * 5 / 40 + 1 - sampling.ANY_SHARE
+    assert (row_B < 5).mean() == pytest.approx(labelled, abs=0.04)
+
+
+def test_genes_that_the_source_of_a_cell_does_not_measure_are_not_known():
+    corpus = make_corpus(n_drawn=0)
+    source_N = np.arange(60) % 2
+    corpus = dataclasses.replace(corpus, source_N=source_N)
+    # which source a cell is of, is told by a gene that no other cell has
+    counts = corpus.count_NG.toarray()
+    counts[:, :2] = np.eye(2)[source_N]
+    corpus = dataclasses.replace(corpus, count_NG=sp.csr_matrix(counts.astype(np.uint16)))
+    sample = make_sampler(corpus, augment=False).context_batch(0, 40, 30)
+    source_B = sample.tokens.values(N_GENES)[:, 1].toarray().ravel() > 0
+    expected_BG = corpus.measured_SG[source_B.astype(int)]
+    np.testing.assert_array_equal(
+        sample.known_BQ, np.take_along_axis(expected_BG, sample.gene_BQ, axis=1)
+    )
+    assert 0.5 < sample.known_BQ.mean() < 0.95
+
+
 def test_a_part_of_a_corpus_that_lacks_a_study_is_sampled_without_a_warning():
     corpus = make_corpus()
     part = corpus.part(np.flatnonzero(corpus.study_N != 1))

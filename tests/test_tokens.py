@@ -255,4 +255,4 @@ def test_without_a_folder_to_cache_in_it_still_compiles(monkeypatch):
         return compile_plain(nogil=nogil)
 
     monkeypatch.setattr(numba, "njit", njit)
-    assert kernels._compiled(lambda x: x + 1)(1) == 2
+    assert kernels.compiled(lambda x: x + 1)(1) == 2

@@ -30,8 +30,9 @@ from scgp.reference.index import ReferenceIndex
 N_GENES = 300
 TYPES = ("CL:0000084", "CL:0000236", "CL:0000576", "CL:0000624")
 CONFIG = ModelConfig(
-    n_genes=N_GENES, n_tokens=8, width=16, n_layers=1, pool_width=16, embed_dim=16, text_dim=8
-)
+    n_genes=N_GENES, n_tokens=8, width=16, n_layers=1, pool_width=16, embed_dim=16, text_dim=8,
+    context_layers=0,
+)  # fmt: skip
 SHORT = TrainConfig(pool_steps=3, steps=3, batch_size=16, masked_cells=4, learning_rate=1e-2)
 
 

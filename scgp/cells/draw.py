@@ -208,7 +208,7 @@ def draw_cells(
     if not np.isfinite(mean_PG.data).all() or (mean_PG.data < 0).any():
         msg = "profiles hold negative or non-finite values; expected linear mean expression"
         raise ArgumentError(msg)
-    measured = _measured(profiles)
+    measured = measured_genes(profiles)
     streams = np.random.SeedSequence(seed).spawn(profiles.n_obs)
     blocks = []
     for p, stream in enumerate(streams):
@@ -236,8 +236,8 @@ def _check_arguments(n_per_profile: int, depth: tuple[float, float], gene_noise:
         raise ArgumentError(msg)
 
 
-def _measured(profiles: ad.AnnData) -> list[np.ndarray] | None:
-    """Measured genes of each profile (boolean, G); None where all are."""
+def measured_genes(profiles: ad.AnnData) -> list[np.ndarray] | None:
+    """Return the measured genes of each profile (boolean, G); None where all are."""
     if "measured" not in profiles.varm:
         return None
     table = pd.DataFrame(profiles.varm["measured"])

@@ -27,7 +27,7 @@ N_BINS = 2048
 N_TABLE = 64
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile without the interpreter lock, kept on disk where there is a place to write."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -35,7 +35,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(nogil=True)(function)
 
 
-@_compiled
+@compiled
 def _mix(state):
     """Mix 64 bits: the output of splitmix64 (doi:10.1145/2714064.2660195)."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -43,7 +43,7 @@ def _mix(state):
     return state ^ (state >> np.uint64(31))
 
 
-@_compiled
+@compiled
 def _n_bits(word):
     """Count the bits that are set in 64."""
     twos = np.uint64(0x3333333333333333)
@@ -53,7 +53,7 @@ def _n_bits(word):
     return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@_compiled
+@compiled
 def thin_count(count, share, state):
     """Draw from the binomial of `count` trials with probability share / `KEEP_ALL`."""
     chance = np.uint64(share)
@@ -77,7 +77,7 @@ def thin_count(count, share, state):
     return kept
 
 
-@_compiled
+@compiled
 def _gather(indices_E, data_E, token_V, share, state, count_G, word_G):
     """Sum the counts of one cell into `count_G`, mark its genes in `word_G`, return the total.
 
@@ -99,7 +99,7 @@ def _gather(indices_E, data_E, token_V, share, state, count_G, word_G):
     return total
 
 
-@_compiled
+@compiled
 def _pour(count_G, word_G, scale, gene_N, value_N):
     """Write the genes of one cell in order with log1p(count x scale); empty the buffers."""
     table = np.full(N_TABLE, np.float32(-1.0), dtype=np.float32)
@@ -126,7 +126,7 @@ def _pour(count_G, word_G, scale, gene_N, value_N):
     return n
 
 
-@_compiled
+@compiled
 def _choose(gene_N, value_N, weight_G, score_N, place_N, in_bin, gene_L, value_L):
     """Write the tokens of one cell: the best by value x weight, ties by the lower gene.
 
@@ -164,7 +164,7 @@ def _choose(gene_N, value_N, weight_G, score_N, place_N, in_bin, gene_L, value_L
         value_L[t] = value_N[place_N[t]]
 
 
-@_compiled
+@compiled
 def fill_tokens(indptr_B, indices_E, data_E, token_V, share_B, seed, weight_G, batch):
     """Fill the arrays of a TokenBatch, in the order of its attributes, cell by cell."""
     gene_BL, value_BL, pool_gene_N, pool_value_N, offset_B, total_B = batch

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scgp.cells.corpus import Corpus
+from scgp.cells.queries import ContextSample, draw_queries
 from scgp.cells.tokens import TokenBatch, Tokenizer
 from scgp.errors import LabelError
 
@@ -23,6 +24,8 @@ LEAST_KEPT = 0.2
 LEAST_GENES = 600
 #: Share of a cell's tokens that masked expression hides.
 HIDDEN_SHARE = 0.3
+#: Share of the cells whose genes are predicted from their context that may be unlabelled.
+ANY_SHARE = 0.3
 #: How often an unexpressed gene is drawn for one token; of genes that half the cells express, one
 #: draw in two is in vain.
 DRAWS = 4
@@ -129,6 +132,8 @@ class Sampler:
             for of_N, n_cells in self._quota
             if n_cells
         ]
+        real_N = np.where(corpus.drawn_N, -1, class_N)
+        self._cumulative_real = np.cumsum(balance(real_N, corpus.study_N, corpus.donor_N))
         size_N = np.bincount(corpus.study_N)[corpus.study_N]
         weight_N = np.where(corpus.drawn_N, 0.0, 1 / np.sqrt(size_N))
         self._cumulative_any = np.cumsum(weight_N / weight_N.sum())
@@ -149,6 +154,23 @@ class Sampler:
         row_B = _pick(self._cumulative_any, rng, n_cells)
         counts = self.corpus.count_NG[row_B].astype(np.float32)
         return hide(self._tokens(counts, rng), self.tokenizer.n_genes, rng)
+
+    def context_batch(self, step: int, n_cells: int, n_queries: int) -> ContextSample:
+        """Return cells of a step and genes to predict from their context.
+
+        Of the cells, `ANY_SHARE` are drawn whether labelled or not, the others as in `batch`.
+        """
+        rng = np.random.default_rng([self.seed, step, 2])
+        n_any = round(n_cells * ANY_SHARE)
+        row_B = np.concatenate(
+            [
+                _pick(self._cumulative_real, rng, n_cells - n_any),
+                _pick(self._cumulative_any, rng, n_any),
+            ]
+        )
+        tokens = self._tokens(self.corpus.count_NG[row_B].astype(np.float32), rng)
+        measured_BG = self.corpus.measured_SG[self.corpus.source_N[row_B]]
+        return draw_queries(tokens, n_queries, measured_BG, rng)
 
     def _tokens(self, counts: sp.csr_matrix, rng: np.random.Generator) -> TokenBatch:
         n_cells, n_genes = counts.shape

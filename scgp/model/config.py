@@ -58,7 +58,8 @@ class ModelConfig(_StrictConfig):
     width
         Width of the transformer (D).
     n_layers, n_heads
-        Transformer blocks and attention heads; ``n_layers=0`` leaves the pooled view alone.
+        Blocks of the transformer that takes part in the vectors of cells, and attention heads;
+        ``n_layers=0`` leaves the pooled view alone.
     pool_width
         Width of the gene table and of the pooled view (P).
     embed_dim
@@ -68,29 +69,45 @@ class ModelConfig(_StrictConfig):
     dropout
         Dropout in the blocks; twice as much after the pooled view.
     token_slots
-        Whether a cell's vectors are the sum of what the pooled view and what the transformer say.
-        If not, they are the pooled view's: the transformer, trained on top of it, is there for
-        genes in their context, and leaves labels as they are (docs/log.md has what it is worth).
-        True for all models of before 0.7.0.
+        Whether a cell's vectors are the sum of what the pooled view and what that transformer say.
+        If not, they are the pooled view's (docs/log.md has what the other is worth). True for all
+        models of before 0.7.0.
+    context_layers
+        Blocks of the transformer that reads a gene in its context
+        (:class:`scgp.model.context.GeneContext`); 0 for all models of before 0.8.0.
     """
 
-    _ADDED = {"token_slots": True}  # noqa: RUF012 (a ClassVar of the parent)
+    _ADDED = {"token_slots": True, "context_layers": 0}  # noqa: RUF012 (a ClassVar of the parent)
 
     n_genes: int
-    n_tokens: int = 64
+    n_tokens: int = 128
     width: int = 128
-    n_layers: int = 2
+    n_layers: int = 0
     n_heads: int = 4
     pool_width: int = 256
     embed_dim: int = 128
     text_dim: int = 384
     dropout: float = 0.1
     token_slots: bool = False
+    context_layers: int = 2
 
     @property
     def tokens_on_top(self) -> bool:
-        """Whether there is a transformer that has no part in the vectors of cells."""
+        """Whether there is a transformer over the slots that has no part in the vectors of cells.
+
+        So it was in 0.7.0.
+        """
         return self.n_layers > 0 and not self.token_slots
+
+    @property
+    def pooled_alone(self) -> bool:
+        """Whether the vectors of cells are the pooled view's alone."""
+        return not (self.n_layers and self.token_slots)
+
+    @property
+    def trained_on_top(self) -> bool:
+        """Whether there is a transformer that is trained on a pooled view which stays as it is."""
+        return self.tokens_on_top or self.context_layers > 0
 
     def __post_init__(self) -> None:
         """Refuse shapes that no network can have."""
@@ -102,8 +119,17 @@ class ModelConfig(_StrictConfig):
         if self.width % self.n_heads:
             msg = f"width {self.width} cannot be split over {self.n_heads} heads"
             raise ArgumentError(msg)
-        if self.n_layers < 0 or not 0 <= self.dropout < 0.5:
-            msg = f"n_layers is {self.n_layers}, dropout {self.dropout}; expected >= 0 and 0 to 0.5"
+        if min(self.n_layers, self.context_layers) < 0 or not 0 <= self.dropout < 0.5:
+            msg = (
+                f"n_layers is {self.n_layers}, context_layers {self.context_layers}, dropout "
+                f"{self.dropout}; expected >= 0, >= 0 and 0 to 0.5"
+            )
+            raise ArgumentError(msg)
+        if self.n_layers and self.context_layers:
+            msg = (
+                f"n_layers is {self.n_layers} and context_layers is {self.context_layers}; a model "
+                "has one transformer: set either to 0"
+            )
             raise ArgumentError(msg)
 
 
@@ -117,17 +143,20 @@ class TrainConfig(_StrictConfig):
         Steps in which the pooled view is trained alone; it learns fast and cheaply, and the
         transformer then starts from what it knows.
     steps
-        Steps in which the transformer is trained, after `pool_steps`; what the pooled view has
-        learnt stays as it is, unless the vectors of cells are of both
-        (``ModelConfig.token_slots``).
+        Steps in which a transformer is trained, after `pool_steps`: the one that reads genes in
+        their context (``ModelConfig.context_layers``), on top of what the pooled view has learnt,
+        which stays as it is; or, in a model without one, the one that takes part in the vectors of
+        cells (``ModelConfig.token_slots``), together with the pooled view.
     batch_size
         Cells of a step; `drawn_share` of them are drawn from profiles, where there are any.
     learning_rate, weight_decay
         Of AdamW, with a one-cycle schedule in each phase.
     drawn_share
         Share of drawn cells in a batch.
+    context_cells, queries
+        Cells of a step whose genes are predicted from their context, and genes of each.
     masked_cells
-        Cells of a step whose expression is masked and predicted.
+        Cells of a step whose expression is masked and predicted, in a model without a context.
     weight_text, weight_cell, weight_context, weight_masked
         Weights of the losses: type slot against text, cells across studies, tissue and disease
         slots against text, masked expression.
@@ -138,11 +167,13 @@ class TrainConfig(_StrictConfig):
     """
 
     pool_steps: int = 800
-    steps: int = 300
+    steps: int = 3000
     batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     drawn_share: float = 0.3
+    context_cells: int = 64
+    queries: int = 64
     masked_cells: int = 48
     weight_text: float = 1.0
     weight_cell: float = 1.0

@@ -1,4 +1,4 @@
-"""CellTransformer: a pooled view of all expressed genes, and a transformer over gene tokens.
+"""CellTransformer: a pooled view of all expressed genes, and transformers over gene tokens.
 
 Shape suffixes: B cells of a batch, L gene tokens of a cell, S the four phenotype slots, X = S + L,
 D width of the transformer, P width of the gene table, E width of the joint cell-text space,
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own idiom)
 
 from scgp.model.config import ModelConfig
+from scgp.model.context import GeneContext, GeneQueries, GeneRows
 
 #: The phenotype slots that stand in front of the gene tokens.
 SLOTS = ("cell", "type", "tissue", "disease")
@@ -91,6 +92,7 @@ class CellTransformer(nn.Module):
     view is the sum of the identities of *all* expressed genes, weighted by log1p(CP10k); it joins
     the slots, so nothing is lost to the token budget. Each slot's vector is what the pooled view
     says or, with ``config.token_slots``, the sum of that and of what the transformer says.
+    Genes in their context are read by a transformer of its own (``context``; `GeneContext`).
     """
 
     #: What the pooled view alone is made of: these parameters, and those of these modules.
@@ -99,7 +101,7 @@ class CellTransformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        width, pool = config.width, config.pool_width
+        pool = config.pool_width
         self.gene = nn.Embedding(config.n_genes + 1, pool, padding_idx=config.n_genes)
         nn.init.normal_(self.gene.weight, std=0.05)
         with torch.no_grad():
@@ -109,6 +111,20 @@ class CellTransformer(nn.Module):
             nn.Dropout(2 * config.dropout),
         )  # fmt: skip
         self.pool_to_slots = nn.Linear(pool, len(SLOTS) * config.embed_dim)
+        # models of before there was a context have these, with no block to read them too
+        if config.n_layers or not config.context_layers:
+            self._add_tokens()
+        self.context = GeneContext(config) if config.context_layers else None
+        self.text = nn.Linear(config.text_dim, config.embed_dim, bias=False)
+        self.sharpness = nn.Parameter(torch.full((2,), math.log(1 / _START_TEMPERATURE)))
+        self.gene_weight_G: Tensor
+        self.text_mean: Tensor
+        self.register_buffer("gene_weight_G", torch.ones(config.n_genes))
+        self.register_buffer("text_mean", torch.zeros(config.text_dim))
+
+    def _add_tokens(self) -> None:
+        """Add the transformer over the slots and the gene tokens."""
+        config, width, pool = self.config, self.config.width, self.config.pool_width
         self.pool_to_width = nn.Linear(pool, width)
         self.identity = nn.Sequential(nn.LayerNorm(pool), nn.Linear(pool, width))
         self.value = nn.Sequential(
@@ -120,12 +136,6 @@ class CellTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.to_slots = nn.Parameter(torch.zeros(len(SLOTS), width, config.embed_dim))
         self.expression = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        self.text = nn.Linear(config.text_dim, config.embed_dim, bias=False)
-        self.sharpness = nn.Parameter(torch.full((2,), math.log(1 / _START_TEMPERATURE)))
-        self.gene_weight_G: Tensor
-        self.text_mean: Tensor
-        self.register_buffer("gene_weight_G", torch.ones(config.n_genes))
-        self.register_buffer("text_mean", torch.zeros(config.text_dim))
 
     def freeze_pooled(self, *, frozen: bool) -> None:
         """Let the parameters of the pooled view be trained, or not."""
@@ -185,6 +195,14 @@ class CellTransformer(nn.Module):
         unit_BSE = F.normalize(slots_BSE.float(), dim=-1)
         cell, kind, tissue, disease = unit_BSE.unbind(1)
         return CellOutput(cell, kind, tissue, disease, gene_BLD)
+
+    def in_context(
+        self, cells: CellInput, queries: GeneQueries, rows: GeneRows | None = None
+    ) -> Tensor:
+        """Return the contextual embedding of each query (B x Q x D); needs ``context``."""
+        assert self.context is not None
+        embedding: Tensor = self.context(cells, queries, self.gene.weight.detach(), rows)
+        return embedding
 
     def _value(self, cells: CellInput, hidden_BL: Tensor | None) -> Tensor:
         value_BLD = self.value(cells.value_BL[..., None])

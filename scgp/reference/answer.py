@@ -6,6 +6,7 @@ width of the joint space.
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +29,9 @@ from scgp.reference.gene_head import TEMPERATURE
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.kinship import DESCRIBED_TEMPERATURE
 
-#: Cells answered at once: bounds the memory of the B x T matrices.
-BLOCK = 4096
+#: Cells answered at once. Always this many (the last block is filled up with empty cells): how a
+#: product of matrices rounds depends on its shape, and an answer must not depend on the company.
+BLOCK = 512
 
 
 def streams_of(
@@ -102,44 +104,68 @@ def answer(
         The mass of label sets (`scgp.reference.conformal.mass_for`); None: no sets.
     """
     fusion = fusion or index.calibration
-    ontology = Ontology("CL")
     for start in range(0, len(cell_BE), BLOCK):
-        part = slice(start, start + BLOCK)
-        block_BE = cell_BE[part]
-        streams, nearest_B = streams_of(
-            index, block_BE, type_BE[part], None if score_BS is None else score_BS[part], fusion
+        n_cells = min(BLOCK, len(cell_BE) - start)
+        whole = _answer_block(
+            index, *(_filled_up(x, start) for x in (cell_BE, type_BE, score_BS, described_BX)),
+            fusion=fusion, candidates=candidates, set_mass=set_mass,
+        )  # fmt: skip
+        held = {name: x for name, x in vars(whole).items() if x is not None}
+        yield Decision(**{name: x[:n_cells] for name, x in held.items()})
+
+
+def _filled_up(rows_BX: np.ndarray | None, start: int) -> Any:
+    """Return the rows of one block, with rows of zeros up to `BLOCK`; None stays None."""
+    if rows_BX is None:
+        return None
+    part = rows_BX[start : start + BLOCK]
+    filled = np.zeros((BLOCK, *part.shape[1:]), part.dtype)
+    filled[: len(part)] = part
+    return filled
+
+
+def _answer_block(
+    index: ReferenceIndex,
+    cell_BE: np.ndarray,
+    type_BE: np.ndarray,
+    score_BS: np.ndarray | None,
+    described_BX: np.ndarray | None,
+    *,
+    fusion: Fusion,
+    candidates: Candidates | None,
+    set_mass: float | None,
+) -> Decision:
+    """Answer the cells of one block."""
+    streams, nearest_B = streams_of(index, cell_BE, type_BE, score_BS, fusion)
+    empty_B = np.logical_not(np.any(cell_BE, axis=1))
+    novelty_B = np.where(empty_B, np.nan, np.clip(1 - nearest_B, 0, 2)).astype(np.float32)
+    if candidates is not None:
+        chosen = choose(
+            streams, candidates, type_BE, index.text_TD, nearest_B=nearest_B, fusion=fusion,
+            empty_B=empty_B, described_BX=described_BX,
+        )  # fmt: skip
+        return dataclasses.replace(chosen, novelty=novelty_B)
+    pooled_BT = pool(streams, fusion)
+    decision = decide(
+        fuse(streams, fusion),
+        index.labels,
+        index.label_ids,
+        Ontology("CL"),
+        nearest_B,
+        threshold=fusion.threshold,
+        threshold_above=fusion.threshold_above,
+        novelty_threshold=fusion.novelty_threshold,
+        novel_B=nearest_text(type_BE, index.text_TD) < fusion.novelty_text,
+        empty_B=empty_B,
+        weight_near=fusion.weight_near,
+        support_BT=pooled_BT if fusion.pooled else None,
+        confidence=fusion.confidence,
+    )
+    if set_mass is not None:
+        sets_BT = label_sets(pooled_BT, set_mass) & ~empty_B[:, None]
+        decision = dataclasses.replace(
+            decision,
+            label_set=set_names(sets_BT, index.labels),
+            set_size=sets_BT.sum(axis=1).astype(np.int32),
         )
-        empty_B = np.logical_not(np.any(block_BE, axis=1))
-        novelty_B = np.where(empty_B, np.nan, np.clip(1 - nearest_B, 0, 2)).astype(np.float32)
-        if candidates is not None:
-            chosen = choose(
-                streams, candidates, type_BE[part], index.text_TD, nearest_B=nearest_B,
-                fusion=fusion, empty_B=empty_B,
-                described_BX=None if described_BX is None else described_BX[part],
-            )  # fmt: skip
-            yield dataclasses.replace(chosen, novelty=novelty_B)
-            continue
-        pooled_BT = pool(streams, fusion)
-        decision = decide(
-            fuse(streams, fusion),
-            index.labels,
-            index.label_ids,
-            ontology,
-            nearest_B,
-            threshold=fusion.threshold,
-            threshold_above=fusion.threshold_above,
-            novelty_threshold=fusion.novelty_threshold,
-            novel_B=nearest_text(type_BE[part], index.text_TD) < fusion.novelty_text,
-            empty_B=empty_B,
-            weight_near=fusion.weight_near,
-            support_BT=pooled_BT if fusion.pooled else None,
-            confidence=fusion.confidence,
-        )
-        if set_mass is not None:
-            sets_BT = label_sets(pooled_BT, set_mass) & ~empty_B[:, None]
-            decision = dataclasses.replace(
-                decision,
-                label_set=set_names(sets_BT, index.labels),
-                set_size=sets_BT.sum(axis=1).astype(np.int32),
-            )
-        yield dataclasses.replace(decision, novelty=novelty_B)
+    return dataclasses.replace(decision, novelty=novelty_B)

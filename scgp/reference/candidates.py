@@ -27,6 +27,7 @@ from scgp.errors import ArgumentError
 from scgp.reference.decision import SLACK, UNKNOWN, Decision
 from scgp.reference.evidence import ALIKE, Fusion, fuse, nearest_text, pool, text_evidence
 from scgp.reference.kinship import TEMPERATURE
+from scgp.reference.products import product
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -177,7 +178,7 @@ def text_support(
     The softmax of the two as in `support_of`, of cosines.
     """
     text_XD = np.concatenate([text_TD, candidates.text_CD])
-    logit_BX = (type_BD @ text_XD.T).astype(np.float64) / temperature
+    logit_BX = product(type_BD, text_XD.T).astype(np.float64) / temperature
     return support_of(logit_BX, text_TD, candidates, alike=alike)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from scgp.errors import ArgumentError, CheckpointError
+from scgp.reference.products import product
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -201,7 +202,7 @@ def text_evidence(
     Labels without text (a zero row) have NaN: the stream says nothing of them. Without any text
     all are NaN.
     """
-    logit_BT = type_BD @ text_TD.T / temperature
+    logit_BT = product(type_BD, text_TD.T) / temperature
     has_text_T = np.any(text_TD != 0, axis=1)
     if not has_text_T.any():
         return np.full(logit_BT.shape, np.nan)
@@ -217,7 +218,7 @@ def nearest_text(
     """
     if not len(text_TD) or not np.any(text_TD != 0, axis=1).all():
         return np.ones(len(type_BD))
-    cosine_BT = type_BD @ text_TD.T
+    cosine_BT = product(type_BD, text_TD.T)
     nearest_B: NDArray[np.float64] = cosine_BT.max(axis=1).astype(np.float64)
     return nearest_B
 
@@ -228,7 +229,7 @@ def head_evidence(
     bias_T: NDArray[np.floating[Any]],
 ) -> NDArray[np.float64]:
     """Return the probabilities of the linear head."""
-    return _softmax(cell_BD @ weight_TD.T + bias_T)
+    return _softmax(product(cell_BD, weight_TD.T) + bias_T)
 
 
 def gene_evidence(

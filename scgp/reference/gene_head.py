@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from scgp.reference.products import product
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -96,7 +98,7 @@ class GeneHead:
         for start in range(0, len(score_BS), CHUNK):
             part = x_BH[start : start + CHUNK]
             block_CH[: part.shape[0]] = part.toarray()
-            score_BS[start : start + CHUNK] = (block_CH @ weight_HS)[: part.shape[0]]
+            score_BS[start : start + CHUNK] = product(block_CH, weight_HS)[: part.shape[0]]
         score_BS += offset_S
         return score_BS
 

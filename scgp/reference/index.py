@@ -1,7 +1,8 @@
 """The reference index: vectors of labelled cells, searched exactly, and all that answers need.
 
 Owns FAISS, which is imported only when an index is made or read, and the index directory
-(``index.json``, ``vectors.faiss``, ``labels.npz``). Knows vectors, not AnnData or the network.
+(``index.json``, ``vectors.faiss``, ``labels.npz``, ``profiles.npz`` where there are mean profiles).
+Knows vectors, not AnnData or the network.
 
 Shapes: N reference cells, T labels, D width, B query cells, K neighbours.
 """
@@ -32,14 +33,17 @@ from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import GeneHead
 from scgp.reference.head import fit_head
 from scgp.reference.kinship import shared_head
+from scgp.reference.profiles import Profiles
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from numpy.typing import NDArray
 
 KIND = "reference index"
 MANIFEST = "index.json"
+# Only where there are mean profiles: as of 0.8.0, and of counts.
+PROFILES = "profiles.npz"
 # FAISS is asked for more than k, so that rounding inside it cannot decide which of several
 # equally near cells are among the k.
 SPARE = 16
@@ -79,6 +83,8 @@ class ReferenceIndex:
     centre_D
         What was taken from a representation in ``obsm`` before its rows were scaled to unit length
         (float32), or None: the vectors are a model's.
+    profiles
+        What the labels express (`scgp.predict_expression`), or None.
     """
 
     faiss_index: Any
@@ -96,6 +102,7 @@ class ReferenceIndex:
     names_N: NDArray[np.str_] | None = None
     gene_head: GeneHead | None = None
     centre_D: NDArray[np.float32] | None = None
+    profiles: Profiles | None = None
 
     @classmethod
     def build(
@@ -113,6 +120,7 @@ class ReferenceIndex:
         gene_head: GeneHead | None = None,
         likeness_TT: NDArray[np.floating[Any]] | None = None,
         centre_D: NDArray[np.float32] | None = None,
+        profiles: Profiles | None = None,
         seed: int = 0,
     ) -> ReferenceIndex:
         """Index labelled cells and fit the linear head to them.
@@ -138,6 +146,8 @@ class ReferenceIndex:
             what the linear head learns of them. None: they do not.
         centre_D
             What was taken from a representation in ``obsm``; None for vectors of a model.
+        profiles
+            Mean profiles, of any labels.
         seed
             Seed of the head's draw of cells.
 
@@ -181,6 +191,7 @@ class ReferenceIndex:
             names_N=None if names is None else np.array(names, dtype=str),
             gene_head=gene_head,
             centre_D=centre_D,
+            profiles=profiles,
         )
         if fault := content_fault(index, n_cells=n_cells, width=width):
             message = f"cannot build an index: {fault}"
@@ -299,9 +310,16 @@ class ReferenceIndex:
             "model_fingerprint": self.model_fingerprint,
             "calibration": self.calibration.to_dict(),
         }
+        files: dict[str, Callable[[Path], None]] = {
+            "vectors.faiss": self._write_vectors,
+            "labels.npz": lambda p: save_npz(p, arrays),
+        }
+        if self.profiles is not None:
+            profiles = self.profiles.arrays()
+            files[PROFILES] = lambda p: save_npz(p, profiles)
         write_directory(
             path,
-            {"vectors.faiss": self._write_vectors, "labels.npz": lambda p: save_npz(p, arrays)},
+            files,
             manifest,
             kind=KIND,
             manifest_name=MANIFEST,
@@ -357,6 +375,7 @@ class ReferenceIndex:
             names_N=arrays.get("names_N"),
             gene_head=_gene_head(arrays),
             centre_D=arrays.get(CENTRE),
+            profiles=_profiles(Path(path), manifest["files"]),
             **contents,
         )
         fault = vector_fault(index.vectors_ND)
@@ -371,6 +390,17 @@ def _gene_head(arrays: dict[str, NDArray[Any]]) -> GeneHead | None:
     names = [field.name for field in dataclasses.fields(GeneHead)]
     found = {n: arrays[f"gene_head_{n}"] for n in names if f"gene_head_{n}" in arrays}
     return GeneHead(**found) if found else None
+
+
+def _profiles(path: Path, listed: Container[str]) -> Profiles | None:
+    """Return the mean profiles of a directory; indexes of earlier versions have none."""
+    if PROFILES not in listed:
+        return None
+    try:
+        return Profiles.from_arrays(load_npz(path / PROFILES))
+    except CheckpointError as error:
+        message = f"{PROFILES} of {path}: {error}"
+        raise CheckpointError(message) from error
 
 
 def _flat_index(vectors_ND: NDArray[np.float32]) -> Any:

@@ -1,10 +1,12 @@
 """Which genes of a cell are worth removing: the first-order effect of each on a label's log odds.
 
 Owns the one differentiable copy of the streams and their fusion; what counts is still
-`scgp.reference.evidence`, which a test holds it against. Knows the network, not AnnData.
+`scgp.reference.evidence`, which a test holds it against. Knows the network, not AnnData. Cells go
+through together: none has a part in another's log odds, so the gradient of their sum holds the
+gradient of each.
 
-Shapes: N expressed genes of one cell, L its tokens, K neighbours, T labels, S streams, E width of
-the joint space, H genes of the gene head.
+Shapes: B cells, N expressed genes of all of them, L tokens, K neighbours, T labels, S scores of the
+gene head, M streams, E width of the joint space, H genes of the gene head.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from scgp.model.network import CellInput
 from scgp.reference.evidence import FLOOR, STREAMS
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from scgp.cells.tokens import TokenBatch
     from scgp.model.network import CellTransformer
+    from scgp.reference.gene_head import GeneHead
     from scgp.reference.index import ReferenceIndex
 
 #: What tokens are scaled to: counts per ten thousand.
@@ -35,10 +39,12 @@ def removal_effects(
     network: CellTransformer,
     tokens: TokenBatch,
     index: ReferenceIndex,
-    score_T: NDArray[np.float32] | None,
-    counted_T: NDArray[np.bool_],
+    score_BS: NDArray[np.float32] | None,
+    counted_BT: NDArray[np.bool_],
+    *,
+    rival_BT: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
-    """Estimate the change of the log odds of some labels when each gene of one cell is removed.
+    """Estimate the change of the log odds of some labels when each gene of each cell is removed.
 
     The gradient of the log odds of the fused posterior, with respect to the values that the network
     and the gene head read, times the change of these values: the gene's own becomes zero, and
@@ -47,121 +53,167 @@ def removal_effects(
     Parameters
     ----------
     tokens
-        One cell, not an empty one.
-    score_T
-        Its scores of the index's gene head, or None where there is no head.
-    counted_T
-        Labels whose probabilities are summed: the label in question and those below it.
+        The cells; an empty one has no gene to remove.
+    score_BS
+        Their scores of the index's gene head (S alone will do for one cell), or None where there
+        is no head.
+    counted_BT
+        Labels whose probabilities are summed: the label in question and those below it; T alone if
+        they are the same for all cells.
+    rival_BT
+        Labels that the odds are against; None: all that do not count.
 
     Returns
     -------
-    One number for each gene of ``tokens.pool_gene_N``; all 0 where the labels have no rival.
+    One number for each gene of ``tokens.pool_gene_N``, in nats; 0 where a cell's labels have no
+    rival.
     """
     value_N = tokens.pool_value_N.astype(np.float64)
-    if counted_T.all() or not counted_T.any():
+    shape = (tokens.n_cells, len(index.labels))
+    own_BT = np.broadcast_to(counted_BT, shape)
+    rival_BT = ~own_BT if rival_BT is None else np.broadcast_to(rival_BT, shape)
+    rivalled_B = own_BT.any(axis=1) & rival_BT.any(axis=1)
+    if not rivalled_B.any():
         return np.zeros(len(value_N))
     # a caller's inference_mode or no_grad must not switch gradients off
     with torch.inference_mode(mode=False), torch.enable_grad():
         pool_N = torch.from_numpy(tokens.pool_value_N.copy()).requires_grad_()
-        value_1L = torch.from_numpy(tokens.value_BL.copy()).requires_grad_()
-        fused_T = log_posterior(network, tokens, index, score_T, pool_N=pool_N, value_1L=value_1L)
-        own_T = torch.from_numpy(counted_T)
-        odds = fused_T[own_T].logsumexp(0) - fused_T[~own_T].logsumexp(0)
-        by_pool_N, by_token_1L = torch.autograd.grad(odds, [pool_N, value_1L], allow_unused=True)
+        value_BL = torch.from_numpy(tokens.value_BL.copy()).requires_grad_()
+        fused_BT = log_posterior(network, tokens, index, score_BS, pool_N=pool_N, value_BL=value_BL)
+        fused_BT = fused_BT[torch.from_numpy(rivalled_B)]
+        odds_B = _log_sum(fused_BT, own_BT[rivalled_B]) - _log_sum(fused_BT, rival_BT[rivalled_B])
+        by_pool_N, by_token_BL = torch.autograd.grad(
+            odds_B.sum(), [pool_N, value_BL], allow_unused=True
+        )
     slope_N = by_pool_N.cpu().numpy().astype(np.float64)
-    if by_token_1L is not None:
-        place_L = np.searchsorted(tokens.pool_gene_N, tokens.gene_BL[0])
-        slope_N[place_L] += by_token_1L[0].cpu().numpy()
+    if by_token_BL is not None:
+        slope_N += _of_tokens(tokens, by_token_BL.cpu().numpy(), network.config.n_genes)
     scaled_N = np.expm1(value_N)  # CP10k
-    rise = (slope_N * scaled_N / (1 + scaled_N)).sum()  # of all values, a unit of log total
+    cell_N = cell_of_pool(tokens)
+    part_N = slope_N * scaled_N / (1 + scaled_N)
+    rise_B = np.bincount(cell_N, part_N, tokens.n_cells)  # of all values, a unit of log total
     share_N = np.minimum(scaled_N / _CP10K, 0.99)
-    return -slope_N * value_N - rise * np.log1p(-share_N)
+    return -slope_N * value_N - rise_B[cell_N] * np.log1p(-share_N)
+
+
+def _log_sum(log_BT: Tensor, kept_BT: NDArray[np.bool_]) -> Tensor:
+    """Return the log of the sum over the labels kept."""
+    return log_BT.masked_fill(torch.from_numpy(~kept_BT), -torch.inf).logsumexp(1)
+
+
+def cell_of_pool(tokens: TokenBatch) -> NDArray[np.int64]:
+    """Return the cell of each entry of the pool."""
+    return np.repeat(np.arange(tokens.n_cells), np.diff(tokens.offset_B))
+
+
+def _of_tokens(
+    tokens: TokenBatch, slope_BL: NDArray[np.float32], n_genes: int
+) -> NDArray[np.float64]:
+    """Return what the gradient of the tokens' values adds to each entry of the pool."""
+    cell, at = np.nonzero(tokens.gene_BL < n_genes)  # without padding
+    key_N = cell_of_pool(tokens) * n_genes + tokens.pool_gene_N  # ascending
+    place = np.searchsorted(key_N, cell * n_genes + tokens.gene_BL[cell, at])
+    slope_N: NDArray[np.float64] = np.bincount(place, slope_BL[cell, at], len(key_N)).astype(float)
+    return slope_N
 
 
 def log_posterior(
     network: CellTransformer,
     tokens: TokenBatch,
     index: ReferenceIndex,
-    score_T: NDArray[np.float32] | None,
+    score_BS: NDArray[np.float32] | None,
     *,
     pool_N: Tensor,
-    value_1L: Tensor,
+    value_BL: Tensor,
 ) -> Tensor:
-    """Return the log of `scgp.reference.evidence.fuse` for one cell (T), on the CPU.
+    """Return the log of `scgp.reference.evidence.fuse` (B x T), on the CPU.
 
-    ``pool_N`` and ``value_1L`` stand for the values of `tokens`, so that gradients reach them.
+    ``pool_N`` and ``value_BL`` stand for the values of `tokens`, so that gradients reach them.
     """
     device = network.gene.weight.device
     cells = CellInput(
-        torch.from_numpy(tokens.gene_BL), value_1L, torch.from_numpy(tokens.pool_gene_N), pool_N,
+        torch.from_numpy(tokens.gene_BL), value_BL, torch.from_numpy(tokens.pool_gene_N), pool_N,
         torch.from_numpy(tokens.offset_B),
     )  # fmt: skip
     out = network(cells.to(device))
-    cell_E, type_E = out.cell_BE[0].cpu(), out.type_BE[0].cpu()
+    cell_BE, type_BE = out.cell_BE.cpu(), out.type_BE.cpu()
+    head_TE, bias_T = torch.tensor(index.head_weight_TD), torch.tensor(index.head_bias_T)
     streams = {
-        "neighbour": _neighbours(cell_E, index),
-        "text": _text(type_E, index),
-        "head": torch.softmax(
-            torch.tensor(index.head_weight_TD) @ cell_E + torch.tensor(index.head_bias_T), 0
-        ),
-        **_genes(tokens, index, score_T, pool_N),
+        "text": _text(type_BE, index),
+        "head": torch.softmax(cell_BE @ head_TE.T + bias_T, 1),
+        **_genes(tokens, index, score_BS, pool_N),
     }
+    if index.calibration.weight_neighbour > 0:  # else nobody hears what takes long to ask
+        streams["neighbour"] = _neighbours(cell_BE, index)
     names = [name for name in STREAMS if name in streams]
-    probability_ST = torch.stack([streams[name] for name in names]).double()
-    weight_S1 = torch.tensor([[index.calibration.weight(name)] for name in names]).double()
-    heard_ST = ~probability_ST.isnan()
-    log_ST = torch.log(torch.where(heard_ST, probability_ST, 1.0) + FLOOR)
-    heard_T = (weight_S1 * heard_ST).sum(0)
-    mean_T = (weight_S1 * heard_ST * log_ST).sum(0) / heard_T.clamp(min=FLOOR)
-    mean_T = torch.where(heard_T > 0, mean_T, float(np.log(FLOOR)))
-    return torch.log_softmax(mean_T * weight_S1.sum(), 0)
+    probability_MBT = torch.stack([streams[name] for name in names]).double()
+    weight_M = torch.tensor([index.calibration.weight(name) for name in names]).double()
+    weight_M11 = weight_M[:, None, None]
+    heard_MBT = ~probability_MBT.isnan()
+    log_MBT = torch.log(torch.where(heard_MBT, probability_MBT, 1.0) + FLOOR)
+    heard_BT = (weight_M11 * heard_MBT).sum(0)
+    mean_BT = (weight_M11 * heard_MBT * log_MBT).sum(0) / heard_BT.clamp(min=FLOOR)
+    mean_BT = torch.where(heard_BT > 0, mean_BT, float(np.log(FLOOR)))
+    return torch.log_softmax(mean_BT * weight_M.sum(), 1)
 
 
-def _neighbours(cell_E: Tensor, index: ReferenceIndex) -> Tensor:
+def _neighbours(cell_BE: Tensor, index: ReferenceIndex) -> Tensor:
     """Votes of the nearest reference cells, which stay the same cells."""
     fusion = index.calibration
-    _, row_1K = index.search(cell_E.detach().numpy()[None], fusion.k)
-    cosine_K = torch.from_numpy(index.vectors_ND[row_1K[0]]) @ cell_E
-    vote_K = torch.softmax(cosine_K / fusion.temperature_neighbour, 0)
-    code_K = torch.from_numpy(index.code_N[row_1K[0]].astype(np.int64))
-    return torch.zeros(len(index.labels)).index_add(0, code_K, vote_K)
+    _, row_BK = index.search(cell_BE.detach().numpy(), fusion.k)
+    near_BKE = torch.from_numpy(index.vectors_ND[row_BK])
+    cosine_BK = (near_BKE @ cell_BE[:, :, None])[:, :, 0]
+    vote_BK = torch.softmax(cosine_BK / fusion.temperature_neighbour, 1)
+    code_BK = torch.from_numpy(index.code_N[row_BK].astype(np.int64))
+    return torch.zeros(len(cell_BE), len(index.labels)).scatter_add(1, code_BK, vote_BK)
 
 
-def _text(type_E: Tensor, index: ReferenceIndex) -> Tensor:
+def _text(type_BE: Tensor, index: ReferenceIndex) -> Tensor:
     """Softmax over the labels that have a text; NaN for the others."""
     text_TE = torch.tensor(index.text_TD)
     has_T = (text_TE != 0).any(1)
     if not has_T.any():
-        return torch.full((len(index.labels),), torch.nan)
-    logit_T = text_TE @ type_E / index.calibration.temperature_text
-    probability_T = torch.softmax(torch.where(has_T, logit_T, -torch.inf), 0)
-    return torch.where(has_T, probability_T, torch.nan)
+        return torch.full((len(type_BE), len(index.labels)), torch.nan)
+    logit_BT = type_BE @ text_TE.T / index.calibration.temperature_text
+    probability_BT = torch.softmax(torch.where(has_T, logit_BT, -torch.inf), 1)
+    return torch.where(has_T, probability_BT, torch.nan)
 
 
 def _genes(
-    tokens: TokenBatch, index: ReferenceIndex, score_T: NDArray[np.float32] | None, pool_N: Tensor
+    tokens: TokenBatch,
+    index: ReferenceIndex,
+    score_BS: NDArray[np.float32] | None,
+    pool_N: Tensor,
 ) -> dict[str, Tensor]:
     """Softmax of the gene head's scores, with the part that the expressed genes have in them."""
     n_labels = len(index.labels)
+    silent_BT = torch.full((tokens.n_cells, n_labels), torch.nan)
     head = index.gene_head
-    if head is None or score_T is None:
-        return {"gene": torch.full((n_labels,), torch.nan)}
-    place_N = np.searchsorted(head.gene_H, tokens.pool_gene_N).clip(max=len(head.gene_H) - 1)
-    known = np.flatnonzero(head.gene_H[place_N] == tokens.pool_gene_N)
-    parts = [x for x in (head.weight_HT, head.described_HT) if x is not None]
-    weight_HT = torch.from_numpy(
-        np.concatenate([x[place_N[known]] for x in parts], axis=1).astype(np.float32)
-    )
-    scale_H = torch.from_numpy(head.scale_H[place_N[known]])
-    part_T = torch.clamp(pool_N[torch.from_numpy(known)] / scale_H, max=CLIP) @ weight_HT
+    if head is None or score_BS is None:
+        return {"gene": silent_BT}
+    part_BS = _expressed_part(tokens, head, pool_N)
     # the scores are those of the head itself; only their slope is taken from here
-    score = torch.from_numpy(score_T.copy()) + part_T - part_T.detach()
-    streams = {"gene": torch.softmax(score[:n_labels] / TEMPERATURE, 0)}
+    score = torch.from_numpy(np.atleast_2d(score_BS).copy()) + part_BS - part_BS.detach()
+    streams = {"gene": torch.softmax(score[:, :n_labels] / TEMPERATURE, 1)}
     if head.described_HT is not None:
         has_T = torch.from_numpy(head.described_HT.any(axis=0))
-        logit_T = torch.where(has_T, score[n_labels:] / DESCRIBED_TEMPERATURE, -torch.inf)
-        silent = torch.full((n_labels,), torch.nan)
-        streams["described"] = (
-            torch.where(has_T, torch.softmax(logit_T, 0), silent) if has_T.any() else silent
-        )
+        logit_BT = torch.where(has_T, score[:, n_labels:] / DESCRIBED_TEMPERATURE, -torch.inf)
+        described_BT = torch.where(has_T, torch.softmax(logit_BT, 1), silent_BT)
+        streams["described"] = described_BT if has_T.any() else silent_BT
     return streams
+
+
+def _expressed_part(tokens: TokenBatch, head: GeneHead, pool_N: Tensor) -> Tensor:
+    """Return what the expressed genes add to the scores (B x S)."""
+    place_N = np.searchsorted(head.gene_H, tokens.pool_gene_N).clip(max=len(head.gene_H) - 1)
+    known_N = head.gene_H[place_N] == tokens.pool_gene_N
+    parts = [x for x in (head.weight_HT, head.described_HT) if x is not None]
+    weight_HS = torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
+    place = torch.from_numpy(place_N[known_N])
+    scale = torch.from_numpy(head.scale_H)[place]
+    value = torch.clamp(pool_N[torch.from_numpy(known_N)] / scale, max=CLIP)
+    offset_B = np.concatenate([[0], np.cumsum(known_N)])[tokens.offset_B].astype(np.int64)
+    return functional.embedding_bag(
+        place, weight_HS, torch.from_numpy(offset_B), per_sample_weights=value, mode="sum",
+        include_last_offset=True,
+    )  # fmt: skip

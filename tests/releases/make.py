@@ -22,6 +22,7 @@ from scgp.phenotypes.terms import Phenotypes
 HERE = Path(__file__).parent
 N_ASKED = 60
 COVERAGE = 0.5
+IN_CONTEXT = ["CD74", "LYZ"]
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     terms = tuple(sorted(set(cells.obs["cell_type"].dropna())))
     texts = Phenotypes(terms, default.phenotypes.vectors(terms).astype(np.float16), "all-MiniLM")
     config = ModelConfig(
-        n_genes=genes.n_genes, n_tokens=16, width=16, n_layers=1, pool_width=16, embed_dim=16
+        n_genes=genes.n_genes, n_tokens=16, width=16, context_layers=1, pool_width=16, embed_dim=16
     )
     markers = Markers.from_columns({terms[0]: [0, 1, 2], terms[1]: [2, 3, 4, 5]})
     model = scgp.train(
@@ -56,6 +57,8 @@ def main() -> None:
         "novelty": asked.obs["scgp_novelty"].to_numpy(),
         "vectors": asked.obsm["X_scgp"],
         "set": asked.obs["scgp_set"].to_numpy(dtype=str),
+        "context": scgp.embed_genes(asked, IN_CONTEXT, model=model, progress=False).X,
+        "expression": scgp.predict_expression("B cell", genes=IN_CONTEXT, model=model).X,
     }
     save_npz(folder / "answers.npz", answers)
 

@@ -1,0 +1,183 @@
+"""The tables of the benchmark of polyfunctionality, from what was measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.polyfunction_measure import SCORES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NAMES = {
+    "excess": "scgp, excess over matched genes",
+    "effect": "scgp, effect",
+    "effect_adjusted": "scgp, effect adjusted for level and detection",
+    "effect_coexpression": "co-expression",
+    "effect_untrained": "untrained network",
+}
+
+
+def write(found: dict[str, Any], path: Path) -> None:
+    """Write the Markdown file."""
+    lines = [
+        f"Made by `{found['command']}`; model {found['model']}.",
+        "",
+        "Effects are shares of variance between contexts, corrected for chance; `excess` is the",
+        "effect of a gene less the median of expression-matched genes in the same cells, and",
+        "`rank` the share of these whose effect is as large. Static: 0 by construction. Means over",
+        "seeds (which draw the matched genes, the permutations and the untrained network).",
+        "",
+    ]
+    lines += _vwf(found.get("vwf", {})) + _gradient(found.get("gradient"))
+    lines += _genome(found.get("genome", {})) + _tops(found.get("tops", []))
+    lines += _null(found.get("null", [])) + _speed(found.get("speed", {}))
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return ["| " + " | ".join(row) + " |" for row in [header, rule, *rows]] + [""]
+
+
+def _number(x: Any, digits: int = 3) -> str:
+    return "-" if x is None or not np.isfinite(x) else f"{x:.{digits}f}"
+
+
+def _vwf(tables: dict[str, list[dict[str, Any]]]) -> list[str]:
+    lines = []
+    for label, records in tables.items():
+        table = pd.DataFrame(records)
+        numbers = [c for c in table.columns if c != "gene"]
+        mean = table.groupby("gene", sort=False)[numbers].mean()
+        spread = table.groupby("gene", sort=False)["excess"].std()
+        mean = mean.sort_values("excess", ascending=False)
+        lines += [f"## Endothelium of {label}", ""]
+        header = [
+            "gene", "cells", "contexts", "value", "effect", "p", "matched", "excess", "sd", "rank",
+            "adjusted", "embedding", "static", "value token", "co-expression", "untrained",
+        ]  # fmt: skip
+        rows = []
+        for gene, row in mean.iterrows():
+            name = f"**{gene}**" if gene == "VWF" else str(gene)
+            rows.append(
+                [
+                    name,
+                    f"{row['n_cells']:.0f}",
+                    f"{row['n_contexts']:.0f}",
+                    _number(row["value"], 2),
+                ]
+                + [_number(row[c]) for c in ("effect", "p", "effect_matched", "excess")]
+                + [_number(spread[gene]), _number(row["rank_matched"], 2)]
+                + [_number(row[c]) for c in numbers[-6:]]
+            )
+        lines += _table(header, rows)
+    return lines
+
+
+def _gradient(found: dict[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    rows = [
+        [r["endothelial cells"], r["data"], str(r["cells"]), _number(r["measured CP10k"], 2),
+         _number(r["predicted log CP10k"], 2)]
+        for r in sorted(found["rows"], key=lambda r: -r["measured CP10k"])
+    ]  # fmt: skip
+    return [
+        "## VWF's level, as its context predicts it",
+        "",
+        f"VWF's own counts are hidden. Spearman {found['spearman']:.2f} over {found['n']:.0f}",
+        "groups; the network was trained on these cells.",
+        "",
+        *_table(["cells", "data", "n", "measured CP10k", "predicted log CP10k"], rows),
+    ]
+
+
+def _genome(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    if not found:
+        return []
+    lines = [
+        "## All genes, and their GO processes",
+        "",
+        "Spearman correlation with the number of GO processes (of 10 to 500 genes) in which a",
+        "gene has experimental support, level, cells and contexts taken out; [..] the 95 %",
+        "interval of a bootstrap over genes (first seed); lead: excess less this score.",
+        "",
+    ]
+    for label, runs in found.items():
+        rows = []
+        for score in SCORES:
+            rho = [run["agreement"][score]["rho"] for run in runs]
+            first = runs[0]["agreement"][score]
+            spread = f" ± {np.std(rho, ddof=1):.3f}" if len(rho) > 1 else ""
+            lead = (
+                ""
+                if score == "excess"
+                else f"[{first['lead_low']:+.3f}, {first['lead_high']:+.3f}]"
+            )
+            interval = f"[{first['low']:+.3f}, {first['high']:+.3f}]"
+            rows.append([_NAMES[score], f"{np.mean(rho):+.3f}{spread}", interval, lead])
+        facts = {
+            k: np.mean([r[k] for r in runs if r[k] is not None] or [np.nan])
+            for k in runs[0]
+            if k != "agreement"
+        }
+        stands = (
+            f"VWF's excess is above that of {facts['VWF']:.0%} of the genes"
+            if np.isfinite(facts["VWF"])
+            else "VWF is in too few cells"
+        )
+        halves = (
+            f"{facts['replication']:.2f}" if np.isfinite(facts["replication"]) else "- (one donor)"
+        )
+        lines += [
+            f"### {label}",
+            "",
+            f"{facts['cells']:.0f} cells, {facts['genes']:.0f} genes, "
+            f"{runs[0]['agreement']['n']['genes']:.0f} of them with a process; "
+            f"{facts['significant']:.0%} have q < .05; median effect "
+            f"{facts['median effect']:.3f}, of the untrained network "
+            f"{facts['median untrained']:.3f}; median replication over halves of the donors "
+            f"{halves}; {stands}; {facts['seconds']:.0f} s.",
+            "",
+            *_table(["score", "rho", "95 %", "lead"], rows),
+        ]
+    return lines
+
+
+def _tops(records: list[dict[str, Any]]) -> list[str]:
+    if not records:
+        return []
+    table = pd.DataFrame(records)
+    lines = ["### Genes of the largest excess (first seed)", ""]
+    for label, part in table.groupby("data", sort=False):
+        lines.append(f"- {label}: {', '.join(part['gene'])}")
+    return [*lines, ""]
+
+
+def _null(found: list[dict[str, float]]) -> list[str]:
+    if not found:
+        return []
+    rows = [
+        [str(i), _number(f["KS"]), _number(f["p of KS"]), f"{f['n']:.0f}",
+         _number(f["below .05, one each"]), _number(f["below .05, all"])]
+        for i, f in enumerate(found)
+    ]  # fmt: skip
+    return [
+        "## p where there is nothing to find",
+        "",
+        "CD4-positive T cells of 40 donors (OneK1K), three contexts dealt at random within donors,",
+        "100 times; one gene of each for the Kolmogorov-Smirnov test against uniform, and all 20.",
+        "",
+        *_table(["seed", "KS", "p of KS", "n", "p <= .05", "p <= .05, all genes"], rows),
+    ]
+
+
+def _speed(found: dict[str, float]) -> list[str]:
+    if not found:
+        return []
+    rows = [[name, f"{value:,.2f}"] for name, value in found.items()]
+    return ["## Time and memory", "", *_table(["", "measured"], rows)]

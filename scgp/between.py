@@ -1,0 +1,178 @@
+"""How much of the spread of vectors lies between contexts: the statistic of polyfunctionality.
+
+Pure functions of arrays; knows neither genes nor networks.
+
+Shape suffixes: M cells of one gene, sorted by stratum (donor); D dimensions; K contexts; S strata;
+P permutations; C covariates; Q sets of vectors.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# numba infers the types of compiled functions, and compiles what they are called with.
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from scgp.cells.kernels import compiled
+
+#: A mean square below this is rounding.
+TINY = 1e-10
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which context and stratum each cell of a gene is of.
+
+    Attributes
+    ----------
+    code_M
+        Context, 0 to ``n_contexts - 1``; cells are sorted by stratum.
+    start_S
+        First cell of each stratum, and the number of cells at the end (S + 1 values).
+    n_contexts
+        Number of contexts (K).
+    """
+
+    code_M: np.ndarray
+    start_S: np.ndarray
+    n_contexts: int
+
+    @property
+    def size_M(self) -> np.ndarray:
+        """Number of cells of each stratum."""
+        return np.diff(self.start_S)
+
+    @property
+    def testable(self) -> bool:
+        """Whether a stratum has cells of two contexts, so that labels can be dealt anew."""
+        return any(
+            len(np.unique(self.code_M[a:b])) > 1
+            for a, b in zip(self.start_S[:-1], self.start_S[1:], strict=True)
+        )
+
+
+def centred(vector_MD: np.ndarray, design: Design) -> np.ndarray:
+    """Take the mean of each stratum from its cells."""
+    size_S = np.diff(design.start_S)
+    sum_SD = np.add.reduceat(vector_MD, design.start_S[:-1], axis=0)
+    return vector_MD - np.repeat(sum_SD / size_S[:, None], size_S, axis=0)
+
+
+def adjusted(vector_MD: np.ndarray, covariate_MC: np.ndarray, design: Design) -> np.ndarray:
+    """Return what a linear regression on covariates leaves, within strata; centred."""
+    covariate_MC = centred(covariate_MC.astype(np.float64), design)
+    vector_MD = centred(vector_MD.astype(np.float64), design)
+    fitted = np.linalg.lstsq(covariate_MC, vector_MD, rcond=1e-8)[0]
+    left: np.ndarray = (vector_MD - covariate_MC @ fitted).astype(np.float32)
+    return left
+
+
+def context_means(vector_MD: np.ndarray, code_M: np.ndarray, n_contexts: int) -> np.ndarray:
+    """Return the mean of each context (K x D); NaN for one without a cell."""
+    size_K = np.bincount(code_M, minlength=n_contexts)
+    order = np.argsort(code_M, kind="stable")
+    first_K = np.concatenate([[0], np.cumsum(size_K)])[:-1]
+    mean_KD = np.full((n_contexts, vector_MD.shape[1]), np.nan)
+    there = np.flatnonzero(size_K)
+    sums = np.add.reduceat(vector_MD[order].astype(np.float64), first_K[there], axis=0)
+    mean_KD[there] = sums / size_K[there, None]
+    return mean_KD
+
+
+def between(vector_MD: np.ndarray, code_M: np.ndarray, n_contexts: int) -> float:
+    """Return the sum of squares between contexts of centred vectors."""
+    mean_KD = context_means(vector_MD, code_M, n_contexts)
+    size_K = np.bincount(code_M, minlength=n_contexts)
+    return float((size_K[:, None] * np.nan_to_num(mean_KD) ** 2).sum())
+
+
+def permuted_between(
+    vector_MD: np.ndarray, design: Design, n: int, seed: int | list[int]
+) -> np.ndarray:
+    """Return the sum of squares between contexts for labels dealt anew within strata (P)."""
+    vector_MD = np.ascontiguousarray(vector_MD, dtype=np.float32)
+    code_M = np.ascontiguousarray(design.code_M, dtype=np.int64)
+    start_S = np.ascontiguousarray(design.start_S, dtype=np.int64)
+    size_K = np.bincount(code_M, minlength=design.n_contexts)
+    rng = np.random.default_rng(seed)
+    return np.asarray(_permute(vector_MD, code_M, start_S, size_K, np.empty(n), rng))
+
+
+@compiled
+def _permute(vector_MD, code_M, start_S, size_K, found_P, rng):  # noqa: PLR0917 (numba's way)
+    """Shuffle labels within strata (Fisher and Yates) and sum up; fills `found_P`."""
+    n_cells, width = vector_MD.shape
+    n_contexts = size_K.size
+    label_M = code_M.copy()
+    sum_KD = np.empty((n_contexts, width), dtype=np.float32)
+    for p in range(found_P.size):
+        for s in range(start_S.size - 1):
+            for m in range(start_S[s + 1] - 1, start_S[s], -1):
+                other = start_S[s] + int(rng.random() * (m - start_S[s] + 1))
+                label_M[m], label_M[other] = label_M[other], label_M[m]
+        sum_KD[:] = 0
+        for m in range(n_cells):
+            k = label_M[m]
+            for d in range(width):
+                sum_KD[k, d] += vector_MD[m, d]
+        total = 0.0
+        for k in range(n_contexts):
+            if size_K[k] > 0:
+                square = 0.0
+                for d in range(width):
+                    square += np.float64(sum_KD[k, d]) ** 2
+                total += square / size_K[k]
+        found_P[p] = total
+    return found_P
+
+
+def effects(vector_MQD: np.ndarray, design: Design) -> np.ndarray:
+    """Return the share of the spread that lies between contexts, for Q sets of vectors at once.
+
+    (between - expected) / (total - expected): 0 where contexts differ no more than labels dealt
+    anew, 1 where they explain everything; may be negative. It is the adjusted R2 of Peres-Neto et
+    al. 2006 (doi:10.1890/0012-9658(2006)87[2614:VPOSDM]2.0.CO;2), whose expectation over
+    permutations has a closed form here. 0 where nothing varies.
+
+    The labels of a stratum are dealt to its cells: the sum of a context over a stratum has mean 0
+    (vectors are centred) and, being drawn without replacement, a hypergeometric variance.
+
+    Parameters
+    ----------
+    vector_MQD
+        Centred within strata (`centred`).
+    design
+        Contexts and strata.
+    """
+    n_cells, n_sets, _ = vector_MQD.shape
+    square_MQ = np.einsum("mqd,mqd->mq", vector_MQD, vector_MQD).astype(np.float64)
+    size_S = np.diff(design.start_S)
+    stratum_M = np.repeat(np.arange(len(size_S)), size_S)
+    n_SK = np.zeros((len(size_S), design.n_contexts))
+    np.add.at(n_SK, (stratum_M, design.code_M), 1)
+    size_K = n_SK.sum(axis=0)
+    share_SK = np.divide(
+        n_SK * (size_S[:, None] - n_SK), size_S[:, None] * size_K,
+        out=np.zeros_like(n_SK), where=size_K > 0,
+    )  # fmt: skip
+    spread_SQ = np.add.reduceat(square_MQ, design.start_S[:-1], axis=0)
+    spread_SQ /= np.maximum(size_S - 1, 1)[:, None]
+    expected_Q = share_SK.sum(axis=1) @ spread_SQ
+    to_context_KM = sp.csr_matrix(
+        (np.ones(n_cells, vector_MQD.dtype), (design.code_M, np.arange(n_cells))),
+        shape=(design.n_contexts, n_cells),
+    )
+    sum_KQD = (to_context_KM @ vector_MQD.reshape(n_cells, -1)).reshape(
+        -1, n_sets, vector_MQD.shape[2]
+    )
+    square_KQ = np.einsum("kqd,kqd->kq", sum_KQD, sum_KQD).astype(np.float64)
+    found_Q = (square_KQ / np.maximum(size_K, 1)[:, None]).sum(axis=0)
+    left_Q = square_MQ.sum(axis=0) - expected_Q
+    varies_Q = left_Q > TINY * n_cells
+    return np.where(varies_Q, (found_Q - expected_Q) / np.where(varies_Q, left_Q, 1.0), 0.0)
+
+
+def effect(vector_MD: np.ndarray, design: Design) -> float:
+    """Return `effects` of one set of vectors."""
+    return float(effects(vector_MD[:, None], design)[0])

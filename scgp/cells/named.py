@@ -1,0 +1,104 @@
+"""Genes that a user names, and numbers for them: which genes of model and data they are.
+
+Owns the refusals, with the nearest names. Must not know what is done with the genes.
+
+Shape suffixes: Q genes named, K genes with a number.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+
+import numpy as np
+
+from scgp.cells.vocabulary import GeneVocabulary
+from scgp.errors import ArgumentError, GeneError
+
+#: Near names that an error tells, and how near they must be (difflib's ratio).
+N_NEAR, CUTOFF = 3, 0.6
+
+
+def named_genes(
+    names: str | Sequence[str],
+    vocabulary: GeneVocabulary,
+    token_of_column: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the genes of the model that are named, in the order given (int64).
+
+    Parameters
+    ----------
+    names
+        HGNC symbols, aliases or Ensembl ids; one, or a list.
+    vocabulary
+        The genes of the model.
+    token_of_column
+        Genes that the data measure; None where there are no data.
+
+    Raises
+    ------
+    GeneError
+        No name, one that the model does not know (the nearest symbols are told), one gene twice,
+        or a gene that the data do not measure.
+    """
+    listed = [names] if isinstance(names, str) else [str(name) for name in names]
+    if not listed:
+        msg = "no gene is named; expected HGNC symbols or Ensembl ids"
+        raise GeneError(msg)
+    token_Q = vocabulary.match(listed).token_of_column.astype(np.int64)
+    unknown = [name for name, token in zip(listed, token_Q, strict=True) if token < 0]
+    if unknown:
+        told = "; ".join(_near(name, vocabulary.symbol) for name in unknown[:5])
+        msg = f"{len(unknown)} of {len(listed)} genes are not among the model's: {told}"
+        raise GeneError(msg)
+    first: dict[int, str] = {}
+    for name, token in zip(listed, token_Q.tolist(), strict=True):
+        if token in first:
+            msg = f"{first[token]!r} and {name!r} are one gene; name it once"
+            raise GeneError(msg)
+        first[token] = name
+    if token_of_column is not None:
+        measured = set(token_of_column.tolist())
+        missing = [name for token, name in first.items() if token not in measured]
+        if missing:
+            msg = (
+                f"{len(missing)} of {len(listed)} genes are not measured in these data: "
+                f"{', '.join(map(repr, missing[:5]))}"
+            )
+            raise GeneError(msg)
+    return token_Q
+
+
+def named_factors(
+    given: Mapping[str, float], vocabulary: GeneVocabulary, token_of_column: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return genes and the factors of their counts.
+
+    Raises
+    ------
+    ArgumentError, GeneError
+        As in `named_genes`; or there is none, or a factor is no finite number of 0 or more.
+    """
+    if not isinstance(given, Mapping) or not given:
+        msg = (
+            f"genes to perturb are {given!r}; expected a dict of gene to factor, such as "
+            "{'STAT1': 0.0}"
+        )
+        raise ArgumentError(msg)
+    for name, factor in given.items():
+        real = isinstance(factor, Real) and not isinstance(factor, bool | np.bool_)
+        if not real or not math.isfinite(factor) or factor < 0:
+            msg = (
+                f"the factor of {name!r} is {factor!r}; expected a finite number: 0 deletes a "
+                "gene, below 1 knocks it down, above 1 over-expresses it"
+            )
+            raise ArgumentError(msg)
+    token_K = named_genes(list(given), vocabulary, token_of_column)
+    return token_K, np.array([float(factor) for factor in given.values()])
+
+
+def _near(name: str, symbols: Iterable[str]) -> str:
+    """Say which symbols are nearest to a name; those that differ in case alone first."""
+    upper = name.upper()
+    near = difflib.get_close_matches(upper, list(symbols), n=N_NEAR, cutoff=CUTOFF)
+    return f"{name!r} (near: {', '.join(near)})" if near else f"{name!r} (no name is near)"

@@ -1,0 +1,87 @@
+"""What perturb() returns: its tables, and how they read as text.
+
+Must not know how they are made (`perturb`) or drawn (`panels_perturbation`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+#: Groups and genes that the text shows.
+_GROUPS, _GENES = 5, 5
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Perturbation:
+    """What :func:`scgp.perturb` found.
+
+    A cell is *changed* where it has a count of a perturbed gene whose factor is not 1. All others
+    are as they were, to the last bit.
+
+    Attributes
+    ----------
+    perturbed
+        One row for each perturbed gene: ``gene`` (the model's symbol), ``ensembl_id``, ``factor``,
+        ``n_cells`` with a count of it, ``detected`` (their share) and ``mean`` CP10k.
+    cells
+        One row a cell, by ``obs_names``: ``group``; whether it is ``changed``; ``cosine_distance``
+        of its vector after from that before, 0 to 2; ``label`` and ``label_after``, what
+        :func:`scgp.annotate` would answer (None for a cell without a count, before or after);
+        ``explained``, that label, or the best of a cell that is "unknown"; ``probability`` and
+        ``probability_after`` of ``explained`` and all labels below it (fused, not the calibrated
+        confidence); ``gained`` and ``gain``, ``lost`` and ``loss``: the labels of the reference
+        whose probability rises and falls most, and by how much.
+    shift
+        Unit vector after minus before, cells x width of the embedding, float32.
+    groups
+        One row a group (one in all, "all", without `groupby`): ``n_cells``, ``n_changed``; means
+        over changed cells of ``cosine_distance`` and ``probability_change``; ``null_distance`` and
+        ``null_change``, the means of the same over the null; ``p_distance`` (one-sided: as far as
+        this or farther) and ``p_change`` (two-sided).
+    posterior
+        ``group``, ``label``, ``ontology_id``, mean probability ``before`` and ``after`` over all
+        cells of the group, and their ``change``, in falling order within a group.
+    expression
+        ``group``, ``gene``, ``ensembl_id``; ``n_read``, the changed cells in which genes were read;
+        ``before`` and ``after``, mean predicted log CP10k (natural logarithm) in them; ``shift``,
+        after minus before; ``shift_all``, the same over all cells of the group, of which those that
+        are not changed have 0; ``null_mean``, ``null_sd``, ``null_low`` and ``null_high`` (2.5 and
+        97.5 %) of the shifts of the null; ``z``, the shift in standard deviations from the mean of
+        the null; ``p``, two-sided and empirical; ``n_null``. By falling absolute ``shift`` within a
+        group. NaN where nothing was read, and in the columns of the null where there is none.
+    null
+        The expression-matched genes: ``group``, ``set`` (one for each draw), ``gene``,
+        ``ensembl_id``, ``like`` (the perturbed gene it stands for), ``mean`` CP10k, ``detected``,
+        ``n_read``, and ``cosine_distance`` and ``probability_change`` of its set.
+    facts
+        Model, index, counts, genes and settings that were used.
+    """
+
+    perturbed: pd.DataFrame
+    cells: pd.DataFrame
+    shift: np.ndarray
+    groups: pd.DataFrame
+    posterior: pd.DataFrame
+    expression: pd.DataFrame
+    null: pd.DataFrame
+    facts: dict[str, object]
+
+    def __repr__(self) -> str:
+        what = ", ".join(f"{gene} x {f:g}" for gene, f in self.perturbed[["gene", "factor"]].values)
+        lines = [f"{what}: {int(self.cells['changed'].sum())} of {len(self.cells)} cells changed"]
+        for _, row in self.groups.head(_GROUPS).iterrows():
+            lines.append(
+                f"  {row['group']}: {row['n_changed']} of {row['n_cells']} changed, cosine "
+                f"distance {row['cosine_distance']:.2g} (null {row['null_distance']:.2g}, "
+                f"p {row['p_distance']:.2g})"
+            )
+            own = self.expression[self.expression["group"] == row["group"]].head(_GENES)
+            told = ", ".join(f"{gene} {x:+.2g}" for gene, x in own[["gene", "shift"]].values)
+            lines += [f"    log CP10k: {told}"] if told else []
+        more = len(self.groups) - _GROUPS
+        return "\n".join([*lines, *([f"... and {more} more groups"] if more > 0 else [])])

@@ -1,0 +1,189 @@
+"""The sets of genes that are perturbed, the user's and those of the null, and their cells.
+
+Owns which cells are read for which set, and the loops over them. Must not know what a user named.
+
+Shape suffixes: B cells, P groups, G genes of the model, K genes perturbed, Q genes read, N draws of
+the null, T labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scgp.errors import CountsError, GeneError, warn_user
+from scgp.matched_genes import Levels, expressing, matched
+from scgp.perturbation_tables import Drawn, cell_rows, expression_rows
+from scgp.perturbed_cells import change_of, mean_rates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from scgp.cells.vocabulary import GeneVocabulary
+    from scgp.reference.index import ReferenceIndex
+    from scgp.removals import Cells
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Work:
+    """What every step needs. ``group_B`` is the number of groups for a cell without one."""
+
+    cells: Cells
+    index: ReferenceIndex
+    groups: list[str]
+    group_B: np.ndarray
+    found: Levels
+    gene_K: np.ndarray
+    factor_K: np.ndarray
+    gene_Q: np.ndarray
+    batch_size: int
+
+    def factors(self, gene_K: np.ndarray) -> np.ndarray:
+        """Return the factor of every gene, where these take the places of the perturbed ones."""
+        factor_G = np.ones(self.cells.model.config.n_genes)
+        factor_G[gene_K] = self.factor_K
+        return factor_G
+
+
+def sets_of(
+    work: Work, n_null: int, max_cells: int, rng: np.random.Generator
+) -> list[tuple[int, bool, np.ndarray, np.ndarray]]:
+    """Return group, whether it is of the null, genes and cells of each set to perturb."""
+    unequal_K = work.factor_K != 1
+    left_out_G = ~work.cells.measured_G
+    left_out_G[work.gene_K] = True
+    pairs, few = [], []
+    for p in range(len(work.groups)):
+        pairs.append((p, False, work.gene_K))
+        if n_null and unequal_K.any() and np.any(work.found.detected_PG[p, work.gene_K] > 0):
+            drawn_NK = matched(work.found, p, work.gene_K, n_null, left_out_G)
+            pairs += [(p, True, drawn_K) for drawn_K in drawn_NK]
+            few += [f"{work.groups[p]!r} {len(drawn_NK)}"] if len(drawn_NK) < n_null else []
+    if few:
+        warn_user(f"fewer genes for the null than n_null={n_null}: {', '.join(few)}")
+    filled_B = work.found.total_B > 0
+    rows = expressing(
+        work.cells.counts, work.cells.token_V, work.cells.model.config.n_genes,
+        [genes[unequal_K] for _, _, genes in pairs],
+        lambda i: filled_B & (work.group_B == pairs[i][0]), batch_size=work.batch_size,
+    )  # fmt: skip
+    return [
+        (p, is_null, genes, np.sort(rng.permutation(own)[:max_cells]))
+        for (p, is_null, genes), own in zip(pairs, rows, strict=True)
+    ]
+
+
+def all_cells(
+    work: Work, advance: Callable[[int], object]
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Return the table of cells, the shifts of their vectors, and posteriors (2 x P x T)."""
+    counts, n_groups = work.cells.counts, len(work.groups)
+    factor_G = work.factors(work.gene_K)
+    sum_2PT = np.zeros((2, n_groups + 1, len(work.index.labels)))
+    tables, shifts = [], []
+    for start in range(0, counts.n_cells, work.batch_size):
+        block_BV = counts.rows(start, start + work.batch_size)
+        change = change_of(work.cells, work.index, block_BV, factor_G)
+        tables.append(cell_rows(change, work.index.labels))
+        shifts.append(change.shift_BE)
+        group_B = work.group_B[start : start + work.batch_size]
+        for p in np.unique(group_B):
+            own = group_B == p
+            sum_2PT[0, p] += change.before_BT[own].sum(axis=0)
+            sum_2PT[1, p] += change.after_BT[own].sum(axis=0)
+        advance(block_BV.shape[0])
+    mean_2PT = sum_2PT / np.maximum(work.found.n_P, 1)[:, None]
+    return pd.concat(tables, ignore_index=True), np.concatenate(shifts), mean_2PT[:, :n_groups]
+
+
+def one_set(
+    work: Work,
+    group: int,
+    is_null: bool,  # noqa: FBT001 (one of the four parts of a set)
+    gene_K: np.ndarray,
+    rows: np.ndarray,
+    *,
+    advance: Callable[[int], object],
+) -> Drawn:
+    """Perturb one set of genes in the cells drawn for it."""
+    nothing_Q = np.full(len(work.gene_Q), np.nan)
+    if not len(rows):
+        return Drawn(group, is_null, gene_K, 0, np.nan, np.nan, nothing_Q, nothing_Q)
+    block_BV, factor_G = work.cells.counts.take(rows), work.factors(gene_K)
+    cosine = change = np.nan
+    if is_null:  # of the user's genes all cells are asked
+        seen = change_of(work.cells, work.index, block_BV, factor_G)
+        cosine = float(np.mean(seen.cosine_B[np.isfinite(seen.cosine_B)]))
+        change = float(np.mean(seen.probability_after_B - seen.probability_B))
+    if len(work.gene_Q):
+        read = mean_rates(work.cells, block_BV, factor_G, work.gene_Q)
+    else:
+        read = (len(rows), nothing_Q, nothing_Q)
+    advance(len(rows))
+    return Drawn(group, is_null, gene_K, read[0], cosine, change, read[1], read[2])
+
+
+def expression_table(work: Work, drawn: Sequence[Drawn], table: pd.DataFrame) -> pd.DataFrame:
+    """Return ``Perturbation.expression``."""
+    genes = work.cells.model.genes
+    tables = []
+    for p, group in enumerate(work.groups):
+        own = next(one for one in drawn if one.group == p and not one.is_null)
+        null = [one for one in drawn if one.group == p and one.is_null]
+        n_changed = int((table["changed"].to_numpy() & (work.group_B == p)).sum())
+        share = n_changed / max(1, int(work.found.n_P[p]))
+        rows = expression_rows(own, null, work.gene_Q, share)
+        token = rows["gene"].to_numpy()
+        rows = rows.assign(gene=genes.symbol[token])
+        rows.insert(0, "group", group)
+        rows.insert(2, "ensembl_id", genes.ensembl[token])
+        tables.append(rows)
+    return pd.concat(tables, ignore_index=True)
+
+
+def null_table(work: Work, null: Sequence[Drawn]) -> pd.DataFrame:
+    """Return ``Perturbation.null``."""
+    genes, found = work.cells.model.genes, work.found
+    columns = ("group", "set", "gene", "ensembl_id", "like", "mean", "detected", "n_read")
+    rows: list[tuple[Any, ...]] = []
+    for number, one in enumerate(null):
+        for gene, like in zip(one.gene_K.tolist(), work.gene_K.tolist(), strict=True):
+            rows.append(
+                (
+                    work.groups[one.group], number, genes.symbol[gene], genes.ensembl[gene],
+                    genes.symbol[like], found.mean_PG[one.group, gene],
+                    found.detected_PG[one.group, gene], one.n_read, one.cosine, one.change,
+                )
+            )  # fmt: skip
+    return pd.DataFrame(rows, columns=[*columns, "cosine_distance", "probability_change"])
+
+
+def perturbed_table(
+    found: Levels, genes: GeneVocabulary, gene_K: np.ndarray, factor_K: np.ndarray
+) -> pd.DataFrame:
+    """Return ``Perturbation.perturbed``; refuse a gene of which no cell has a count."""
+    n_all = int(found.n_P.sum())
+    if not n_all:
+        msg = f"none of {len(found.total_B)} cells has a count in the genes of the model"
+        raise CountsError(msg)
+    n_K = np.rint(found.n_P @ found.detected_PG[:, gene_K]).astype(np.int64)
+    for gene, n in zip(gene_K, n_K, strict=True):
+        if not n:
+            msg = (
+                f"no cell has a count of {genes.symbol[gene]!r}: there is nothing to "
+                "perturb, and a factor cannot make a gene appear"
+            )
+            raise GeneError(msg)
+    return pd.DataFrame(
+        {
+            "gene": genes.symbol[gene_K],
+            "ensembl_id": genes.ensembl[gene_K],
+            "factor": factor_K,
+            "n_cells": n_K,
+            "detected": n_K / n_all,
+            "mean": found.n_P @ found.mean_PG[:, gene_K] / n_all,
+        }
+    )

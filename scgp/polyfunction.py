@@ -1,0 +1,307 @@
+"""polyfunctionality(): how much what a gene does depends on where it is, with a null and controls.
+
+Owns the verb: which genes, cells, contexts and donors are used, and what is refused. Must not know
+the statistic (`between`), its null genes (`panel`) nor how a row is made (`gene_rows`).
+
+Shape suffixes: N cells, G genes of the model, T genes that can be tested.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scgp.cells.counts import CountMatrix, choose_counts
+from scgp.cells.genes import match_genes
+from scgp.cells.named import named_genes
+from scgp.context import count_blocks, group_codes
+from scgp.device import resolve_device
+from scgp.embed import resolve_model
+from scgp.errors import ArgumentError, GeneError, warn_user
+from scgp.gene_rows import COLUMNS, Cohort, measure, table_of
+from scgp.model.network import CellTransformer
+from scgp.panel import choose_panel
+from scgp.progress import progress_bar
+from scgp.reading import CellsToRead, check_context
+from scgp.slots import check_adata
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import anndata as ad
+    import pandas as pd
+
+    from scgp.model.checkpoint import Model
+
+
+#: A gene needs two matched genes: each of them is held against the others, too.
+LEAST_GENES = 3
+
+
+def polyfunctionality(
+    adata: ad.AnnData,
+    genes: str | Sequence[str] | None = None,
+    *,
+    groupby: str,
+    donor_key: str | None = None,
+    min_cells: int = 10,
+    n_permutations: int = 999,
+    controls: bool = True,
+    model: Model | str | Path | None = None,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Test how much a gene's contextual embedding changes between contexts, beyond its level.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts; in memory or backed. It is only read.
+    genes
+        HGNC symbols or Ensembl ids; None: all genes with `min_cells` cells in two contexts.
+    groupby
+        Column of ``obs`` with the contexts (cell types, tissues, conditions); cells without a value
+        are left out.
+    donor_key
+        Column of ``obs`` with the donors (or studies): contexts are compared within donors, and
+        dealt anew within donors for the permutation test. None takes all cells as of one donor: p
+        then speaks of these cells, not of new donors.
+    min_cells
+        A context counts for a gene if it has this many cells that express it.
+    n_permutations
+        Permutations of the test; the smallest p is 1 / (1 + n_permutations).
+    controls
+        Also measure an untrained network of the same shape, which reads everything once more.
+    model
+        A :class:`scgp.Model`, its directory, or None for the default checkpoint.
+    layer, use_raw
+        Where the counts are, if not in ``X``.
+    seed
+        Of permutations, of matched genes and of the untrained network: the same seed, the same
+        table.
+    device
+        ``"cpu"``, ``"cuda"`` or None for the CPU.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    A DataFrame with a row for each gene, by falling ``excess``. Effects are shares of variance
+    between contexts, corrected for chance: 0 none, 1 all.
+
+    ``gene``, ``ensembl_id`` : str
+    ``n_cells``, ``n_contexts``, ``n_donors`` : int64
+        Cells that express the gene and are used, their contexts and donors.
+    ``value`` : float
+        Mean log1p(CP10k) of the gene in these cells.
+    ``effect`` : float
+        Of the interaction: the gene's embedding less what expression-matched genes show in the same
+        cells.
+    ``p``, ``q`` : float
+        Permutation p of the effect, and Benjamini-Hochberg's q over the genes of the table; NaN
+        where contexts and donors are confounded.
+    ``effect_matched`` : float
+        Median effect of the matched genes, in the same cells.
+    ``excess`` : float
+        ``effect`` less ``effect_matched``: what is the gene's own. Every gene has an interaction;
+        the sign and size of this is the measure of polyfunctionality.
+    ``rank_matched`` : float
+        Share of the matched genes whose effect is as large: a small one says that the gene stands
+        out. No p of a test.
+    ``replication`` : float
+        Cosine between the context means of two halves of the donors, mean over up to ten ways to
+        halve them; NaN with fewer than two donors that share contexts.
+    ``effect_adjusted`` : float
+        Effect after the gene's own value and its square, and the cell's counts and detected genes
+        (logarithms) were regressed out.
+    ``effect_embedding`` : float
+        Of the embedding itself, with the state of the cell that every gene carries.
+    ``effect_static``, ``effect_value``, ``effect_coexpression``, ``effect_untrained`` : float
+        Controls: the gene's static embedding (0 by construction), its value's token alone, its
+        co-expression with the principal components of the panel, and an untrained network (NaN
+        without `controls`), treated as ``effect`` is.
+    ``context`` : str
+        Context whose mean is farthest from the others.
+
+    Raises
+    ------
+    ArgumentError
+        Fewer than two contexts have `min_cells` cells; a number is out of range.
+    GeneError
+        A gene is not among the model's or not measured, none can be tested, or fewer than three
+        could be, so that there is nothing to match.
+    MissingColumnError, CheckpointError, CountsError, DeviceError
+        As in :func:`scgp.embed_genes`.
+
+    Warns
+    -----
+    ScgpWarning
+        Cells without a context or donor; genes with too few cells; contexts that are confounded
+        with donors, for which there is no p.
+
+    Notes
+    -----
+    The page "Polyfunctionality" of the documentation has the formulas, assumptions and limits.
+
+    Examples
+    --------
+    >>> import scgp
+    >>> adata = scgp.demo.counts()
+    >>> table = scgp.polyfunctionality(
+    ...     adata, ["CD74", "LYZ"], groupby="bulk_labels", controls=False, progress=False
+    ... )
+    >>> sorted(table["gene"])
+    ['CD74', 'LYZ']
+    """
+    check_adata(adata)
+    _check_numbers(min_cells, n_permutations)
+    model = resolve_model(model)
+    check_context(model)
+    on = resolve_device(device)
+    group_N, names = group_codes(adata, groupby)
+    donor_N = np.zeros(adata.n_obs, np.int64)
+    if donor_key is not None:
+        donor_N = group_codes(adata, donor_key)[0]
+    used_N = (group_N >= 0) & (donor_N >= 0)
+    _say_left_out(used_N, groupby, donor_key)
+    counts = choose_counts(adata, layer=layer, use_raw=use_raw)
+    token_V = match_genes(counts, model.genes).token_of_column
+    asked = None if genes is None else named_genes(genes, model.genes, token_V)
+    confounded = _confounded(group_N, donor_N, used_N, names, groupby, min_cells=min_cells)
+    level_G, testable_G = _survey(
+        counts, token_V, model.config.n_genes, np.where(used_N, group_N, -1), min_cells
+    )
+    gene_T = np.flatnonzero(testable_G)
+    tested = gene_T if asked is None else _tested(asked, testable_G, model, min_cells)
+    if not len(tested):
+        msg = f"no gene has {min_cells} cells that express it in two contexts (min_cells)"
+        raise GeneError(msg)
+    if len(gene_T) < LEAST_GENES:
+        msg = (
+            f"{len(gene_T)} genes of these data have {min_cells} cells that express them in two "
+            f"contexts; a gene is held against others of its level, so {LEAST_GENES} are needed"
+        )
+        raise GeneError(msg)
+    chosen = choose_panel(level_G[gene_T], gene_T, model.config.n_genes, seed)
+    cohort = Cohort(
+        group_N, np.zeros_like(donor_N) if confounded else donor_N, used_N, tuple(names),
+        min_cells=min_cells, n_permutations=0 if confounded else n_permutations, seed=seed,
+    )  # fmt: skip
+    networks = [model.network] + ([_untrained(model, seed)] if controls else [])
+    n_steps = counts.n_cells * 2 * len(networks)
+    with progress_bar(n_steps, what="read", unit="cell", shown=progress) as advance:
+        cells = CellsToRead(
+            model, lambda: count_blocks(counts), token_V, counts.n_cells, on, advance
+        )
+        parts = [
+            measure(cells, tested, chosen, cohort, network, effect_alone=i > 0)
+            for i, network in enumerate(networks)
+        ]
+    _say_lost([g for g in tested.tolist() if not parts[0].get(g)], len(tested), model)
+    return table_of(parts, model.genes)[COLUMNS]
+
+
+def _check_numbers(min_cells: int, n_permutations: int) -> None:
+    if min_cells < 2 or n_permutations < 1:
+        msg = (
+            f"min_cells is {min_cells} and n_permutations is {n_permutations}; expected at least 2 "
+            "and at least 1"
+        )
+        raise ArgumentError(msg)
+
+
+def _say_left_out(used_N: np.ndarray, groupby: str, donor_key: str | None) -> None:
+    n_out = int((~used_N).sum())
+    if n_out:
+        keys = groupby if donor_key is None else f"{groupby!r} or {donor_key!r}"
+        warn_user(f"{n_out} of {len(used_N)} cells have no value in obs[{keys}] and are left out")
+
+
+def _confounded(
+    group_N: np.ndarray,
+    donor_N: np.ndarray,
+    used_N: np.ndarray,
+    names: list[str],
+    groupby: str,
+    *,
+    min_cells: int,
+) -> bool:
+    """Refuse where there are no two contexts; say whether no donor has cells of two."""
+    size_K = np.bincount(group_N[used_N], minlength=len(names))
+    if (size_K >= min_cells).sum() < 2:
+        found = ", ".join(f"{name!r} {n}" for name, n in zip(names, size_K, strict=True))
+        msg = (
+            f"fewer than two contexts of obs[{groupby!r}] have {min_cells} cells (min_cells): "
+            f"{found[:300]}"
+        )
+        raise ArgumentError(msg)
+    large_N = used_N & (size_K[group_N] >= min_cells)
+    pairs = np.unique(np.stack([donor_N[large_N], group_N[large_N]]), axis=1)
+    if (np.bincount(pairs[0]) > 1).any():
+        return False
+    warn_user(
+        f"contexts and donors are confounded: every donor has cells of one value of "
+        f"obs[{groupby!r}] only. What differs between contexts may differ between donors, so there "
+        "is no p, and effects are of both together"
+    )
+    return True
+
+
+def _survey(
+    counts: CountMatrix, token_V: np.ndarray, n_genes: int, group_N: np.ndarray, min_cells: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean CP10k of each gene, and whether it has enough cells in two contexts."""
+    n_groups = int(group_N.max()) + 1
+    cells_KG, sum_G = np.zeros((n_groups, n_genes)), np.zeros(n_genes)
+    known = np.flatnonzero(token_V >= 0)
+    first = 0
+    for block in count_blocks(counts):
+        code_B = group_N[first : first + block.shape[0]]
+        first += block.shape[0]
+        total_B = np.maximum(np.asarray(block[:, known].sum(axis=1)).ravel(), 1)
+        level_V = np.asarray(block.T @ (1e4 / total_B)).ravel()
+        np.add.at(sum_G, token_V[known], level_V[known])
+        for k in np.unique(code_B[code_B >= 0]):
+            cells_V = np.asarray((block[code_B == k] > 0).sum(axis=0)).ravel()
+            np.add.at(cells_KG[k], token_V[known], cells_V[known])
+    return sum_G / max(first, 1), (cells_KG >= min_cells).sum(axis=0) >= 2
+
+
+def _tested(asked: np.ndarray, testable_G: np.ndarray, model: Model, min_cells: int) -> np.ndarray:
+    """Return those genes that can be tested, and name the others."""
+    lost = [str(model.genes.symbol[g]) for g in asked if not testable_G[g]]
+    if lost:
+        msg = (
+            f"{len(lost)} of {len(asked)} genes have fewer than two contexts with {min_cells} "
+            f"cells that express them (min_cells): {', '.join(lost[:5])}"
+        )
+        if len(lost) == len(asked):
+            raise GeneError(msg)
+        warn_user(msg)
+    return asked[testable_G[asked]]
+
+
+def _say_lost(lost: list[int], n_tested: int, model: Model) -> None:
+    """Name the genes that no donor expresses in two contexts; refuse where no others are left."""
+    if not lost:
+        return
+    msg = (
+        f"{len(lost)} of {n_tested} genes are left out: no donor has cells that express them in "
+        f"two contexts: {', '.join(str(model.genes.symbol[g]) for g in lost[:5])}"
+    )
+    if len(lost) == n_tested:
+        raise GeneError(msg)
+    warn_user(msg)
+
+
+def _untrained(model: Model, seed: int) -> CellTransformer:
+    """Return a network of the same shape with random weights; torch's own random state is kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CellTransformer(model.config).eval()

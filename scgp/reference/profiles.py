@@ -1,0 +1,260 @@
+"""What a label in a tissue expresses: mean profiles of those that are known, and of any other.
+
+Owns the regression from descriptions to mean profiles and what an index keeps of it
+(``profiles.npz``). Knows labels and tissues as likenesses, genes as columns; neither texts nor
+cells nor the network.
+
+Kernel ridge regression in closed form, as in `kinship` (Romera-Paredes and Torr 2015), with mean
+profiles in the place of attributes. Two groups of cells are alike as the likeness of labels times
+1 + that of tissues, plus a quarter of the latter: what a tissue's cells have in common is often its
+study. They are so by half where they are of different sources: levels of two sources cannot be
+compared, their deviations can (intrinsic coregionalisation, Alvarez et al. 2012). A gene that a
+source does not measure is fitted to the other sources alone (``benchmarks/predict_expression.py``).
+
+Shapes: P groups (one label, tissue and source), D descriptions, G genes of the vocabulary, V genes
+asked for, K components, S sources.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scgp.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from scgp.reference.groups import Groups
+
+#: Penalty of a group of one row, where its likeness to itself is at most 2.25.
+RIDGE = 1.0
+#: What the likeness of tissues counts where labels are not alike. More is better for new types in
+#: studies that are known, less for new studies.
+TISSUE_ALONE = 0.25
+#: What the likeness of two groups counts where they are of different sources.
+SHARED = 0.5
+#: Directions of the genes that are kept, of one byte a gene.
+N_COMPONENTS = 160
+#: Largest value of a signed byte.
+BYTE = 127
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Profiles:
+    """Mean profiles in few components, and how they follow from likenesses. Made by `fit_profiles`.
+
+    Attributes
+    ----------
+    label_ids, tissue_ids
+        Ontology ids of the label and tissue of each group, P each; "" for an unknown tissue.
+    weight_PK
+        What a group's likeness adds to each component, float16.
+    gene_GK
+        Directions of the components in units of 1 / 127, int8.
+    mean_G
+        Mean profile, log1p(CP10k), float32.
+    n_groups_G
+        Groups that measure the gene and have a level, int32; 0: nothing is known of the gene.
+    tissue_alone
+        As in `joint`.
+    """
+
+    label_ids: list[str]
+    tissue_ids: list[str]
+    weight_PK: NDArray[np.float16]
+    gene_GK: NDArray[np.int8]
+    mean_G: NDArray[np.float32]
+    n_groups_G: NDArray[np.int32]
+    tissue_alone: float
+
+    def deviation(
+        self,
+        likeness_DP: NDArray[np.floating[Any]],
+        tissue_DP: NDArray[np.floating[Any]],
+        columns: NDArray[np.integer] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return how descriptions deviate from the mean profile, D x genes, log1p(CP10k).
+
+        Parameters
+        ----------
+        likeness_DP, tissue_DP
+            How alike labels and tissues are to those of the groups; 0 for a tissue not known.
+        columns
+            Genes to return; None for all. What a gene is said to be does not depend on the others.
+        """
+        columns = np.arange(len(self.mean_G)) if columns is None else columns
+        alike_DP = joint(likeness_DP, tissue_DP, self.tissue_alone)
+        score_DK = alike_DP @ self.weight_PK.astype(np.float64)
+        gene_VK = self.gene_GK[columns].astype(np.float64) / BYTE
+        # not a matrix product: its rounding would depend on how many genes are asked for
+        deviation_DV = np.einsum("dk,vk->dv", score_DK, gene_VK, optimize=False)
+        return np.asarray(deviation_DV, np.float32)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what is stored, by name."""
+        return {name: np.asarray(getattr(self, name)) for name in _KINDS}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Profiles:
+        """Return the profiles of stored arrays.
+
+        Raises
+        ------
+        CheckpointError
+            Arrays are missing, of another type, or contradict each other.
+        """
+        if fault := _array_fault(arrays):
+            msg = f"mean profiles {fault}; make the index anew"
+            raise CheckpointError(msg)
+        contents: dict[str, Any] = {name: arrays[name] for name in _KINDS}
+        contents |= {name: arrays[name].tolist() for name in ("label_ids", "tissue_ids")}
+        return cls(**contents | {"tissue_alone": float(arrays["tissue_alone"])})
+
+
+_KINDS = {
+    "label_ids": "U",
+    "tissue_ids": "U",
+    "weight_PK": np.dtype(np.float16),
+    "gene_GK": np.dtype(np.int8),
+    "mean_G": np.dtype(np.float32),
+    "n_groups_G": np.dtype(np.int32),
+    "tissue_alone": np.dtype(np.float64),
+}
+
+
+def _array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Look for stored arrays that are missing, of another type, or do not fit each other."""
+    if odd := [
+        name
+        for name, kind in _KINDS.items()
+        if name not in arrays or kind not in (arrays[name].dtype, arrays[name].dtype.kind)
+    ]:
+        return f"lack {', '.join(odd)}, or have them in another type"
+    n_groups, n_genes = len(arrays["label_ids"]), len(arrays["mean_G"])
+    n_components = arrays["weight_PK"].shape[-1]
+    shapes = {
+        "tissue_ids": (n_groups,),
+        "weight_PK": (n_groups, n_components),
+        "gene_GK": (n_genes, n_components),
+        "n_groups_G": (n_genes,),
+        "tissue_alone": (),
+    }
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            return f"have {name} of the shape {arrays[name].shape}, expected {shape}"
+    finite = all(
+        np.isfinite(arrays[name]).all() for name in ("weight_PK", "mean_G", "tissue_alone")
+    )
+    return "" if finite and n_groups else "hold no group, or values that are not finite"
+
+
+def joint(
+    likeness_DP: NDArray[np.floating[Any]],
+    tissue_DP: NDArray[np.floating[Any]],
+    tissue_alone: float = TISSUE_ALONE,
+) -> NDArray[np.float64]:
+    """Return how alike pairs of label and tissue are.
+
+    Examples
+    --------
+    >>> joint(np.array([[1.0, 0.5, 0.0]]), np.array([[1.0, 0.0, 1.0]])).tolist()
+    [[2.25, 0.5, 0.25]]
+    """
+    return np.asarray(likeness_DP * (1.0 + tissue_DP) + tissue_alone * tissue_DP, np.float64)
+
+
+def fit_profiles(
+    groups: Groups,
+    likeness_PP: NDArray[np.floating[Any]],
+    tissue_PP: NDArray[np.floating[Any]],
+    *,
+    n_components: int = N_COMPONENTS,
+    ridge: float = RIDGE,
+    shared: float = SHARED,
+    tissue_alone: float = TISSUE_ALONE,
+    target: str | None = None,
+) -> Profiles:
+    """Fit profiles to groups of cells.
+
+    Parameters
+    ----------
+    groups
+        What is known.
+    likeness_PP, tissue_PP
+        How alike their labels are (`kinship.likeness`), and their tissues.
+    n_components
+        Most components that are kept.
+    ridge, shared, tissue_alone
+        `RIDGE`, `SHARED`, `TISSUE_ALONE`.
+    target
+        The source whose levels are predicted; None: the first of `Groups.widest`.
+    """
+    sources = groups.widest()
+    target = sources[0] if target is None else target
+    wide = [target, *(source for source in sources if source != target)]
+    joint_PP = joint(likeness_PP, tissue_PP, tissue_alone)
+    coef_PG = _coefficients(groups, joint_PP, ridge, shared)
+    apart_PP = _across(groups.sources, groups.sources, shared)
+    fitted_PG = (joint_PP * apart_PP).astype(np.float32) @ coef_PG
+    direction_GK = _directions(fitted_PG, n_components)
+    largest_K = np.maximum(np.abs(direction_GK).max(axis=0, initial=0), 1e-12)
+    weight_PK = (coef_PG @ direction_GK) * largest_K
+    weight_PK *= _across(groups.sources, [target], shared)
+    mean_G = np.zeros(coef_PG.shape[1])
+    n_groups_G = np.zeros(coef_PG.shape[1], np.int32)
+    for source in wide:
+        source_G, measured_G = groups.source_mean(source)
+        mean_G = np.where((n_groups_G == 0) & measured_G, source_G, mean_G)
+        n_groups_G += groups.measured_PG[groups.rows_of(source)].sum(axis=0, dtype=np.int32)
+    return Profiles(
+        label_ids=groups.label_ids,
+        tissue_ids=groups.tissue_ids,
+        weight_PK=weight_PK.astype(np.float16),
+        gene_GK=np.round(direction_GK / largest_K * BYTE).astype(np.int8),
+        mean_G=mean_G.astype(np.float32),
+        n_groups_G=n_groups_G,
+        tissue_alone=tissue_alone,
+    )
+
+
+def _across(rows: Sequence[str], columns: Sequence[str], shared: float) -> NDArray[np.float64]:
+    return np.where(np.array(rows)[:, None] == np.array(columns), 1.0, shared)
+
+
+def _coefficients(
+    groups: Groups, joint_PP: NDArray[np.float64], ridge: float, shared: float
+) -> NDArray[np.float32]:
+    """Return the dual coefficients of each gene, fitted to the sources that measure it."""
+    names = sorted(set(groups.sources))
+    deviation_PG, measured_SG = np.zeros_like(groups.mean_PG), []
+    for name in names:
+        rows, (mean_G, measured_G) = groups.rows_of(name), groups.source_mean(name)
+        # a gene that one group of a source does not measure is taken to be at the source's mean
+        deviation_PG[rows] = (groups.mean_PG[rows] - mean_G) * groups.measured_PG[rows]
+        measured_SG.append(measured_G)
+    source_P = np.array([names.index(source) for source in groups.sources])
+    kernel_PP = joint_PP * _across(groups.sources, groups.sources, shared)
+    kernel_PP += np.diag(ridge / groups.n_rows_P)
+    patterns, pattern_G = np.unique(np.array(measured_SG), axis=1, return_inverse=True)
+    coef_PG = np.zeros_like(deviation_PG)
+    for i, measured_S in enumerate(patterns.T):
+        rows, genes = np.flatnonzero(measured_S[source_P]), np.flatnonzero(pattern_G.ravel() == i)
+        if len(rows):
+            inverse = np.linalg.inv(kernel_PP[np.ix_(rows, rows)]).astype(np.float32)
+            coef_PG[np.ix_(rows, genes)] = inverse @ deviation_PG[np.ix_(rows, genes)]
+    return coef_PG
+
+
+def _directions(fitted_PG: NDArray[np.float32], n_components: int) -> NDArray[np.float32]:
+    """Return the leading right singular vectors of the fitted values, G x K."""
+    value_P, vector_PP = np.linalg.eigh((fitted_PG @ fitted_PG.T).astype(np.float64))
+    kept = np.flatnonzero(value_P > 1e-10 * max(value_P.max(initial=0), 1e-300))[::-1]
+    kept = kept[:n_components]
+    left_PK = (vector_PP[:, kept] / np.sqrt(value_P[kept])).astype(np.float32)
+    direction_GK: NDArray[np.float32] = fitted_PG.T @ left_PK
+    return direction_GK

@@ -1,0 +1,309 @@
+"""polyfunctionality(): the table, on real cells and on synthetic ones with a planted effect."""
+
+import dataclasses
+import itertools
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import scgp
+from scgp import gene_rows
+from scgp.errors import ArgumentError, CheckpointError, GeneError, MissingColumnError, ScgpWarning
+from scgp.model.checkpoint import Model
+from scgp.model.network import CellTransformer
+from scgp.panel import Panel, choose_panel
+
+GENES = ["CD74", "LYZ", "NKG7"]
+COLUMNS = [
+    "gene", "ensembl_id", "n_cells", "n_contexts", "n_donors", "value", "effect", "p", "q",
+    "effect_matched", "excess", "rank_matched", "replication", "effect_adjusted",
+    "effect_embedding", "effect_static", "effect_value", "effect_coexpression", "effect_untrained",
+    "context",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cells(all_blood):
+    """240 blood cells, dealt to three donors."""
+    adata = all_blood[:240].copy()
+    adata.obs["donor"] = np.resize(["x", "y", "z"], 240)
+    return adata
+
+
+@pytest.fixture(scope="module")
+def test(context_model):
+    def verb(adata, genes=GENES, **options):
+        options = {
+            "groupby": "bulk_labels", "n_permutations": 99, "controls": False, "progress": False,
+            "model": context_model,
+        } | options  # fmt: skip
+        return scgp.polyfunctionality(adata, genes, **options)
+
+    return verb
+
+
+@pytest.fixture(scope="module")
+def table(cells, test):
+    return test(cells, donor_key="donor", controls=True)
+
+
+def assert_same(a, b, **options):
+    pd.testing.assert_frame_equal(a, b, check_exact=False, rtol=1e-4, atol=1e-5, **options)
+
+
+def test_the_columns_and_what_they_hold(cells, table, model):
+    assert list(table) == COLUMNS
+    assert set(table["gene"]) == set(GENES)
+    assert table["excess"].is_monotonic_decreasing
+    np.testing.assert_allclose(table["excess"], table["effect"] - table["effect_matched"])
+    label_N = cells.obs["bulk_labels"].astype(str).to_numpy()
+    known_V = model.genes.match(cells.var_names).token_of_column >= 0
+    total_N = np.asarray(cells.X[:, known_V].sum(axis=1)).ravel()
+    for row in table.itertuples():
+        count_N = cells[:, row.gene].X.toarray().ravel()
+        here = pd.Series(label_N[count_N > 0]).value_counts()
+        large = here[here >= 10]
+        used = (count_N > 0) & np.isin(label_N, large.index)
+        assert (row.n_contexts, row.n_cells, row.n_donors) == (len(large), used.sum(), 3)
+        value = np.log1p(1e4 * count_N / total_N)[used].mean()
+        assert row.value == pytest.approx(value, rel=1e-5)
+        assert row.context in large.index
+        (token,) = model.genes.match([row.gene]).token_of_column
+        assert row.ensembl_id == model.genes.ensembl[token]
+        assert row.p * 100 == pytest.approx(round(row.p * 100))
+        assert row.p <= row.q <= 1
+        assert -1 <= row.replication <= 1
+        assert 0 < row.rank_matched <= 1
+    assert (table["effect_static"] == 0).all()
+    numbers = table.select_dtypes("number")
+    assert np.isfinite(numbers.to_numpy()).all()
+    assert (table[["effect_embedding", "effect_value"]] < 1).all(axis=None)
+
+
+def test_without_controls_and_donors(cells, test, table):
+    plain = test(cells)
+    assert plain["effect_untrained"].isna().all()
+    assert plain["replication"].isna().all()
+    assert (plain["n_donors"] == 1).all()
+    assert plain["p"].notna().all()
+    without = test(cells, donor_key="donor")
+    assert_same(without.drop(columns="effect_untrained"), table.drop(columns="effect_untrained"))
+
+
+def test_the_same_seed_gives_the_same_table(cells, test, table):
+    pd.testing.assert_frame_equal(test(cells, donor_key="donor", controls=True), table)
+    other = test(cells, donor_key="donor", controls=True, seed=1).set_index("gene").loc[GENES]
+    first = table.set_index("gene").loc[GENES]
+    assert (other["effect_matched"] != first["effect_matched"]).any()
+    assert (other["effect_untrained"] != first["effect_untrained"]).all()
+    assert_same(other[["n_cells", "value"]], first[["n_cells", "value"]])
+
+
+def test_a_gene_does_not_depend_on_the_others_asked_for(cells, test, table, monkeypatch):
+    """The matched genes are of all that can be tested; q alone is of the table."""
+    rest = table.drop(columns=["q", "effect_untrained"]).set_index("gene")
+    monkeypatch.setattr(gene_rows, "MOST_PAIRS", 10_000)  # read in many parts
+    every = test(cells, None, donor_key="donor").set_index("gene")
+    assert len(every) > 300
+    assert_same(every.loc[rest.index, rest.columns], rest)
+    alone = test(cells, "LYZ", donor_key="donor").set_index("gene")
+    assert_same(alone[rest.columns], rest.loc[["LYZ"]])
+    assert (alone["q"] == alone["p"]).all()
+
+
+def test_the_order_of_cells_and_what_they_lie_in_say_nothing(cells, test):
+    expected = test(cells, n_permutations=1)
+    rows = np.random.default_rng(0).permutation(240)
+    moved = cells[rows][:, np.arange(cells.n_vars)[::-1]].copy()
+    moved.X = moved.X.toarray()
+    found = test(moved, n_permutations=1)
+    columns = [c for c in COLUMNS if c not in {"p", "q"}]
+    # directions are fitted to some cells; which, depends on their order where there are many
+    assert_same(found[columns], expected[columns])
+
+
+def test_the_cells_are_left_as_they_are(cells, test, state):
+    before = state(cells)
+    test(cells, "CD74", donor_key="donor")
+    assert state(cells) == before
+
+
+def test_cells_without_a_context_or_donor_are_left_out(cells, test):
+    mixed = cells.copy()
+    mixed.obs["bulk_labels"] = mixed.obs["bulk_labels"].cat.remove_categories(["Dendritic"])
+    mixed.obs.loc[mixed.obs_names[:3], "donor"] = None
+    gone = mixed.obs[["bulk_labels", "donor"]].isna().any(axis=1)
+    with pytest.warns(ScgpWarning, match=rf"{gone.sum()} of 240 cells have no value .*'donor'"):
+        found = test(mixed, "CD74", donor_key="donor")
+    label = mixed.obs["bulk_labels"][(~gone) & (mixed[:, "CD74"].X.toarray().ravel() > 0)]
+    assert found["n_cells"].item() == sum(n for n in label.value_counts() if n >= 10)
+    assert found["context"].item() != "Dendritic"
+
+
+def test_contexts_and_donors_that_cannot_be_told_apart(cells, test):
+    adata = cells.copy()
+    adata.obs["donor"] = "of " + adata.obs["bulk_labels"].astype(str)
+    with pytest.warns(ScgpWarning, match="confounded"):
+        found = test(adata, donor_key="donor")
+    assert found[["p", "q", "replication"]].isna().all(axis=None)
+    assert_same(found.drop(columns=["p", "q"]), test(cells).drop(columns=["p", "q"]))
+
+
+def test_one_context_is_refused(cells, test):
+    one = cells.copy()
+    one.obs["group"] = "all"
+    with pytest.raises(ArgumentError, match=r"fewer than two contexts .* 'all' 240"):
+        test(one, groupby="group")
+    one.obs["group"] = [f"cell {i}" for i in range(240)]
+    with pytest.raises(ArgumentError, match=r"fewer than two contexts .*10 cells \(min_cells\)"):
+        test(one, groupby="group")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"min_cells": 1}, ArgumentError, "min_cells is 1"),
+        ({"n_permutations": 0}, ArgumentError, "n_permutations is 0"),
+        ({"groupby": "celltype"}, MissingColumnError, "'celltype'.*'bulk_labels'"),
+        ({"donor_key": "who"}, MissingColumnError, "'who'"),
+        ({"genes": ["lyzz"]}, GeneError, "near: .*LYZ"),
+        ({"genes": ["ACTB"]}, GeneError, "not measured"),
+        ({"genes": ["TNFRSF4"]}, GeneError, r"1 of 1 genes have fewer than two contexts.*TNFRSF4"),
+    ],
+)
+def test_what_is_refused(cells, test, options, error, words):
+    with pytest.raises(error, match=words):
+        test(cells, **options)
+
+
+def test_genes_with_too_few_cells_are_said(cells, test):
+    with pytest.warns(ScgpWarning, match="1 of 2 genes have fewer than two contexts.*TNFRSF4"):
+        assert test(cells, ["TNFRSF4", "LYZ"])["gene"].tolist() == ["LYZ"]
+
+
+def test_genes_that_no_donor_has_in_two_contexts_are_said(cells, test):
+    """LYZ has ten cells in dendritic cells and monocytes alone."""
+    adata = cells.copy()
+    label = adata.obs["bulk_labels"].astype(str)
+    adata.obs["donor"] = np.where(
+        label == "Dendritic", "p", np.where(label == "CD14+ Monocyte", "q", adata.obs["donor"])
+    )
+    with pytest.warns(ScgpWarning, match=r"1 of 2 genes are left out: no donor .*: LYZ"):
+        found = test(adata, ["LYZ", "CD74"], donor_key="donor")
+    assert found["gene"].tolist() == ["CD74"]
+    with pytest.raises(GeneError, match=r"1 of 1 genes are left out: no donor .*: LYZ"):
+        test(adata, ["LYZ"], donor_key="donor")
+
+
+@pytest.mark.parametrize("n_genes", [1, 2, 3])
+def test_where_there_are_no_genes_to_match(cells, test, n_genes):
+    few = cells.copy()
+    count = few.X.toarray()
+    count[:, ~few.var_names.isin(GENES[:n_genes])] = 0
+    few.X = sp.csr_matrix(count)
+    if n_genes < 3:
+        with pytest.raises(GeneError, match=f"{n_genes} genes of these data .* 3 are needed"):
+            test(few, None)
+    else:
+        assert np.isfinite(test(few, None)[["effect", "excess", "p"]]).all(axis=None)
+
+
+def test_a_model_without_a_context(cells, test, context_model):
+    config = dataclasses.replace(context_model.config, context_layers=0)
+    older = Model(config, CellTransformer(config), context_model.genes, context_model.phenotypes)
+    with pytest.raises(CheckpointError, match=r"before scgp 0\.8\.0"):
+        test(cells, model=older)
+
+
+# ---- synthetic counts with a planted effect ----
+
+
+@pytest.fixture(scope="module")
+def planted(all_blood):
+    """Synthetic counts: where LYZ is expressed, other genes are in context a than in context b.
+
+    All other genes are expressed at random; labels and donors are dealt at random.
+    """
+    rng = np.random.default_rng(0)
+    names = all_blood.var_names[:220].union(["LYZ"])
+    context = rng.integers(0, 2, 300)
+    count = rng.poisson(0.4, (300, len(names)))
+    own = names.get_loc("LYZ")
+    count[:, own] = rng.random(300) < 0.3
+    partners = np.delete(np.arange(len(names)), own)
+    for k, genes in enumerate((partners[:40], partners[40:80])):
+        rows = np.flatnonzero((context == k) & (count[:, own] > 0))
+        count[np.ix_(rows, genes)] += rng.poisson(6, (len(rows), 40))
+    obs = pd.DataFrame(
+        {
+            "context": np.array(["a", "b"])[context],
+            "donor": rng.choice(["x", "y"], 300),
+            "dealt": rng.choice(["a", "b"], 300),
+            "synthetic": True,
+        },
+        index=[f"synthetic {i}" for i in range(300)],
+    )
+    return ad.AnnData(sp.csr_matrix(count, dtype=np.float32), obs, pd.DataFrame(index=names))
+
+
+def test_a_planted_effect_is_found(planted, test):
+    found = test(planted, ["LYZ"], groupby="context", donor_key="donor").iloc[0]
+    assert found["p"] == 0.01
+    assert found["effect"] > 0.2
+    assert found["effect_embedding"] > 0.4
+    assert found["effect_adjusted"] > 0.2
+    assert found["replication"] > 0.7
+    assert abs(found["effect_value"]) < 0.1
+
+
+def test_where_nothing_was_planted_nothing_is_found(planted, test):
+    dealt = test(planted, None, groupby="dealt", donor_key="donor")
+    assert len(dealt) > 150
+    assert dealt["p"].mean() == pytest.approx(0.5, abs=0.15)
+    assert (dealt["p"] <= 0.05).mean() < 0.12
+    assert dealt["q"].min() > 0.05
+    assert dealt["effect"].mean() == pytest.approx(0, abs=0.01)
+    assert abs(dealt.set_index("gene").loc["LYZ", "effect"]) < 0.1
+
+
+# ---- the matched genes ----
+
+
+def test_the_panel_is_of_every_level_and_of_the_seed():
+    rng = np.random.default_rng(0)
+    gene_T, level_T = np.sort(rng.permutation(1000)[:400]), rng.random(400)
+    gene_P, bin_P, bin_G = choose_panel(level_T, gene_T, 1000, 3)
+    assert len(gene_P) == len(set(gene_P)) == 200
+    assert np.bincount(bin_P).tolist() == [10] * 20
+    assert np.flatnonzero(bin_G >= 0).tolist() == gene_T.tolist()
+    np.testing.assert_array_equal(bin_P, bin_G[gene_P])
+    mean = [level_T[bin_G[gene_T] == b] for b in range(20)]
+    assert all(a.max() < b.min() for a, b in itertools.pairwise(mean))
+    np.testing.assert_array_equal(choose_panel(level_T, gene_T, 1000, 3)[0], gene_P)
+    assert (choose_panel(level_T, gene_T, 1000, 4)[0] != gene_P).any()
+    few = choose_panel(level_T[:7], gene_T[:7], 1000, 3)
+    assert sorted(few[0]) == gene_T[:7].tolist()
+
+
+def test_an_interaction_is_what_the_mates_do_not_show():
+    """Mates share a shift of the cell; one gene has a shift of its own."""
+    rng = np.random.default_rng(1)
+    shared_NR, own_NR = rng.normal(size=(2, 30, 4)).astype(np.float32)
+    gene_P, bin_P = np.arange(6), np.array([0, 0, 1, 1, 2, 3])
+    shift_NPR = np.repeat(shared_NR[:, None], 6, axis=1)
+    shift_NPR[:, 2] += own_NR
+    panel = Panel(gene_P, bin_P, np.array([0, 0, 1, 1, 2, 3, 1]), np.eye(4), shift_NPR)
+    assert panel.mates(6).tolist() == [0, 1, 2, 3, 4]  # its bin and the two beside it
+    assert panel.mates(2).tolist() == [0, 1, 3, 4]  # but itself
+    assert panel.mates(5).tolist() == [4]
+    cell_M = np.array([4, 0, 29])
+    own_MR, mate_MQR = panel.own_shift(shift_NPR[cell_M, 2], cell_M, 2)
+    np.testing.assert_allclose(own_MR, own_NR[cell_M], atol=1e-6)
+    np.testing.assert_allclose(mate_MQR, 0, atol=1e-6)
+    alone_MR, mate_MQR = panel.own_shift(shift_NPR[cell_M, 3], cell_M, 3)
+    np.testing.assert_allclose(alone_MR, -own_NR[cell_M] / 4, atol=1e-6)  # of four mates one moves
+    np.testing.assert_allclose(mate_MQR[:, 2], own_NR[cell_M], atol=1e-6)
+    np.testing.assert_allclose(mate_MQR[:, 0], -own_NR[cell_M] / 3, atol=1e-6)

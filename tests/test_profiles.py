@@ -1,0 +1,237 @@
+"""Mean profiles by description: the closed form, what is not measured, and what an index keeps."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import scgp
+from scgp.errors import ArgumentError, CheckpointError
+from scgp.model.directory import load_npz, save_npz
+from scgp.reference.groups import Groups
+from scgp.reference.profiles import (
+    RIDGE,
+    SHARED,
+    Profiles,
+    fit_profiles,
+    joint,
+)
+
+
+def alike(n, seed=0):
+    """Return a likeness of n labels: positive definite, 1 with itself."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 4))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return 0.8 * x @ x.T + 0.2 * np.eye(n)
+
+
+def some_groups(n=6, n_genes=9, sources=None, seed=0):
+    rng = np.random.default_rng(seed)
+    value = rng.gamma(2.0, 1.0, (n, n_genes)).astype(np.float32)
+    keys = [(f"L{p}", "", source) for p, source in enumerate(sources or ["a"] * n)]
+    return value, np.ones((n, n_genes), bool), keys
+
+
+# ---- groups ----
+
+
+def test_a_group_is_the_mean_of_the_rows_that_measure_a_gene():
+    value = np.array([[2.0, 7.0], [4.0, 1.0], [5.0, 5.0]], np.float32)
+    measured = np.array([[True, False], [True, True], [True, False]])
+    groups = Groups.of(value, measured, [("B", "", "a"), ("B", "", "a"), ("A", "", "a")])
+    assert groups.label_ids == ["A", "B"]
+    assert groups.n_rows_P.tolist() == [1, 2]
+    np.testing.assert_allclose(groups.mean_PG, [[5, 0], [3, 1]])
+    assert groups.measured_PG.tolist() == [[True, False], [True, True]]
+    mean_G, measured_G = groups.source_mean("a")
+    np.testing.assert_allclose(mean_G, [11 / 3, 1])  # every row of gene 0 counts the same
+    assert measured_G.all()
+
+
+def test_groups_without_rows_or_of_other_sizes_are_refused():
+    with pytest.raises(ArgumentError, match="0 labels for 0 mean profiles"):
+        Groups.of(np.zeros((0, 2), np.float32), np.zeros((0, 2), bool), [])
+    with pytest.raises(ArgumentError, match="1 labels for 2 mean profiles"):
+        Groups.of(np.zeros((2, 2), np.float32), np.zeros((2, 2), bool), [("A", "", "a")])
+
+
+def test_the_widest_sources_come_first_and_a_panel_is_none():
+    value, measured, keys = some_groups(6, 10, ["panel", "panel", "panel", "a", "b", "b"])
+    measured[:3, 4:] = False
+    assert Groups.of(value, measured, keys).widest() == ["b", "a"]
+
+
+# ---- the regression ----
+
+
+def test_predictions_are_kernel_ridge_regression():
+    value, measured, keys = some_groups()
+    groups, like, tissue = Groups.of(value, measured, keys), alike(8), 0.5 * alike(8, seed=1)
+    found = fit_profiles(groups, like[:6, :6], tissue[:6, :6])
+    kernel = like * (1 + tissue) + 0.25 * tissue
+    inverse = np.linalg.inv(kernel[:6, :6] + RIDGE * np.eye(6))
+    wanted = kernel[6:, :6] @ inverse @ (value - value.mean(axis=0))
+    said = found.deviation(like[6:, :6], tissue[6:, :6])
+    np.testing.assert_allclose(said, wanted, atol=0.02 * np.abs(wanted).max())
+    np.testing.assert_allclose(found.mean_G, value.mean(axis=0), rtol=1e-6)
+
+
+def test_equal_rows_of_a_group_are_the_same_as_groups_with_equal_descriptions():
+    value, measured, keys = some_groups()
+    value[1], keys[1] = value[0], keys[0]
+    twice = fit_profiles(Groups.of(value, measured, keys), alike(6)[1:, 1:], np.zeros((5, 5)))
+    apart = [*keys[:1], ("L0 too", "", "a"), *keys[2:]]
+    groups = Groups.of(value, measured, apart)
+    place = [max(int(label[1]), 1) - 1 for label in groups.label_ids]
+    like = alike(6)[1:, 1:][np.ix_(place, place)]
+    once = fit_profiles(groups, like, np.zeros((6, 6)))
+    asked = alike(6, seed=3)[:2, 1:]
+    zeros = np.zeros((2, 6))
+    first, second = twice.deviation(asked, zeros[:, :5]), once.deviation(asked[:, place], zeros)
+    np.testing.assert_allclose(first, second, atol=0.02 * np.abs(second).max())
+
+
+def test_a_gene_that_a_source_does_not_measure_is_no_zero():
+    value, measured, keys = some_groups(8, 12, ["a"] * 5 + ["b"] * 3)
+    measured[5:, 8:] = False
+    other = value.copy()
+    other[5:, 8:] = 99.0
+    like, tissue, asked = alike(8), np.zeros((8, 8)), alike(10)[8:, :8]
+    said = [
+        fit_profiles(Groups.of(v, measured, keys), like, tissue).deviation(asked, tissue[:2])
+        for v in (value, other)
+    ]
+    np.testing.assert_array_equal(*said)  # what stands where nothing was measured is not read
+    alone = fit_profiles(Groups.of(value[:5], measured[:5], keys[:5]), like[:5, :5], tissue[:5, :5])
+    wanted = alone.deviation(asked[:, :5], tissue[:2, :5])[:, 8:]
+    np.testing.assert_allclose(said[0][:, 8:], wanted, atol=0.03 * np.abs(wanted).max())
+
+
+def test_the_level_of_another_source_changes_nothing():
+    value, measured, keys = some_groups(8, 12, ["a"] * 5 + ["b"] * 3)
+    lifted = value.copy()
+    lifted[5:] += 3.0
+    like, tissue = alike(8), np.zeros((8, 8))
+    first, second = (fit_profiles(Groups.of(v, measured, keys), like, tissue)
+                     for v in (value, lifted))  # fmt: skip
+    np.testing.assert_array_equal(first.mean_G, second.mean_G)
+    asked = alike(10)[8:, :8]
+    said = first.deviation(asked, tissue[:2]), second.deviation(asked, tissue[:2])
+    np.testing.assert_allclose(*said, atol=0.02 * np.abs(said[0]).max())
+
+
+def test_another_source_counts_by_half():
+    value, measured, keys = some_groups(4, 6, ["a", "a", "b", "b"])
+    found = fit_profiles(Groups.of(value, measured, keys), np.eye(4), np.zeros((4, 4)))
+    said = found.deviation(np.eye(4), np.zeros((4, 4)))
+    own = np.concatenate([value[:2] - value[:2].mean(0), value[2:] - value[2:].mean(0)])
+    wanted = own / (1 + RIDGE) * np.array([1, 1, SHARED, SHARED])[:, None]
+    np.testing.assert_allclose(said, wanted, atol=0.02 * np.abs(wanted).max())
+
+
+def test_the_mean_of_a_gene_comes_from_the_target_and_never_from_a_panel():
+    value, measured, keys = some_groups(6, 10, ["a", "a", "a", "b", "b", "panel"])
+    measured[:3, 0] = False
+    measured[:5, 1] = False
+    measured[5, 3:] = False
+    groups = Groups.of(value, measured, keys)
+    found = fit_profiles(groups, alike(6), np.zeros((6, 6)))
+    assert found.mean_G[0] == pytest.approx(value[3:5, 0].mean())  # the other wide source
+    assert found.n_groups_G[:3].tolist() == [2, 0, 5]
+    assert found.mean_G[2] == pytest.approx(value[:3, 2].mean())
+
+
+def test_one_group_says_its_own_profile():
+    value, measured, keys = some_groups(1)
+    found = fit_profiles(Groups.of(value, measured, keys), np.eye(1), np.zeros((1, 1)))
+    np.testing.assert_allclose(found.mean_G, value[0])
+    assert not found.deviation(np.ones((2, 1)), np.zeros((2, 1))).any()
+
+
+def test_the_order_of_rows_changes_nothing():
+    value, measured, keys = some_groups()
+    order = np.random.default_rng(1).permutation(6)
+    fitted = [
+        fit_profiles(
+            Groups.of(value[rows], measured[rows], [keys[r] for r in rows]),
+            alike(6),
+            np.zeros((6, 6)),
+        ).arrays()
+        for rows in (np.arange(6), order)
+    ]
+    for name, array in fitted[0].items():
+        np.testing.assert_array_equal(array, fitted[1][name])
+
+
+def test_a_gene_does_not_depend_on_which_others_are_asked_for():
+    value, measured, keys = some_groups(6, 300)
+    found = fit_profiles(Groups.of(value, measured, keys), alike(6), np.zeros((6, 6)))
+    asked, tissue = alike(9)[6:, :6], np.zeros((3, 6))
+    whole = found.deviation(asked, tissue)
+    np.testing.assert_array_equal(
+        whole[:, [7, 3]], found.deviation(asked, tissue, np.array([7, 3]))
+    )
+
+
+def test_tissues_that_are_alike_say_little_where_labels_are_not():
+    assert joint(np.zeros((1, 1)), np.ones((1, 1)))[0, 0] == 0.25
+    assert joint(np.ones((1, 1)), np.ones((1, 1)))[0, 0] == 2.25
+
+
+# ---- what is kept ----
+
+
+@pytest.fixture
+def profiles():
+    value, measured, keys = some_groups()
+    return fit_profiles(Groups.of(value, measured, keys), alike(6), np.zeros((6, 6)))
+
+
+def test_what_is_stored_comes_back(profiles, tmp_path):
+    save_npz(tmp_path / "p.npz", profiles.arrays())
+    again = Profiles.from_arrays(load_npz(tmp_path / "p.npz"))
+    for field in dataclasses.fields(Profiles):
+        first, second = getattr(profiles, field.name), getattr(again, field.name)
+        np.testing.assert_array_equal(first, second)
+        assert type(first) is type(second)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("mean_G", None, "lack mean_G"),
+        ("gene_GK", np.zeros((9, 5), np.int16), "lack gene_GK, or have them in another type"),
+        ("gene_GK", np.zeros((8, 5), np.int8), r"gene_GK of the shape \(8, 5\)"),
+        ("tissue_ids", np.array(["a"]), r"tissue_ids of the shape \(1,\), expected \(6,\)"),
+        ("mean_G", np.full(9, np.nan, np.float32), "not finite"),
+        ("tissue_alone", np.array([1.0]), "tissue_alone of the shape"),
+    ],
+)
+def test_arrays_that_cannot_be_used_are_refused(profiles, name, value, message):
+    arrays = profiles.arrays() | {name: value}
+    with pytest.raises(CheckpointError, match=message):
+        Profiles.from_arrays({k: v for k, v in arrays.items() if v is not None})
+
+
+def test_an_index_keeps_its_profiles_and_older_ones_lack_them(blood_index, profiles, tmp_path):
+    fresh = dataclasses.replace(blood_index, profiles=profiles)
+    fresh.save(tmp_path / "new")
+    found = scgp.ReferenceIndex.load(tmp_path / "new").profiles
+    np.testing.assert_array_equal(found.weight_PK, profiles.weight_PK)
+    dataclasses.replace(blood_index, profiles=None).save(tmp_path / "old")
+    assert not (tmp_path / "old" / "profiles.npz").exists()
+    assert scgp.ReferenceIndex.load(tmp_path / "old").profiles is None
+
+
+def test_damaged_profiles_are_refused(blood_index, tmp_path):
+    blood_index.save(tmp_path / "index")
+    file = tmp_path / "index" / "profiles.npz"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"profiles\.npz was altered"):
+        scgp.ReferenceIndex.load(tmp_path / "index")
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"profiles\.npz is missing"):
+        scgp.ReferenceIndex.load(tmp_path / "index")

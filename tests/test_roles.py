@@ -1,0 +1,212 @@
+"""gene_roles(): contexts of a gene joined into roles, and what is told of each."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import scgp
+from scgp.errors import ArgumentError, CheckpointError, GeneError, MissingColumnError
+from scgp.model.checkpoint import Model
+from scgp.model.network import CellTransformer
+from scgp.roles import _Interactions, _moving_together, _of_neighbouring_bins, _roles, _silhouette
+
+COLUMNS = [
+    "gene", "role", "contexts", "n_cells", "shift", "nearest_genes", "gene_sets", "gene_set_q",
+    "terms",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cells(all_blood):
+    """240 blood cells."""
+    return all_blood[:240].copy()
+
+
+@pytest.fixture(scope="module")
+def roles_of(context_model):
+    def verb(adata, gene="CD74", **options):
+        options = {"groupby": "bulk_labels", "model": context_model, "most_cells": 15} | options
+        return scgp.gene_roles(adata, gene, **options)
+
+    return verb
+
+
+@pytest.fixture(scope="module")
+def sets(cells):
+    """Ten sets of measured genes, dealt."""
+    names = np.random.default_rng(0).permutation(cells.var_names)
+    return {f"set {i}": names[40 * i : 40 * i + 60].tolist() for i in range(10)}
+
+
+@pytest.fixture(scope="module")
+def table(cells, roles_of, sets):
+    return roles_of(cells, n_roles=3, gene_sets=sets)
+
+
+def test_the_columns_and_what_they_hold(cells, table, model, sets):
+    assert list(table) == COLUMNS
+    assert table["role"].tolist() == [1, 2, 3]
+    assert (table["gene"] == "CD74").all()
+    assert table["shift"].is_monotonic_decreasing
+    label_N = cells.obs["bulk_labels"].astype(str).to_numpy()
+    here = pd.Series(label_N[cells[:, "CD74"].X.toarray().ravel() > 0]).value_counts()
+    large = here[here >= 10]
+    told = [context.split("; ") for context in table["contexts"]]
+    assert sorted(k for role in told for k in role) == sorted(
+        large.index
+    )  # every context has one role
+    assert table["n_cells"].tolist() == [sum(min(15, large[k]) for k in role) for role in told]
+    symbols = set(model.genes.symbol)
+    for row in table.itertuples():
+        near = row.nearest_genes.split(", ")
+        assert len(near) == len(set(near)) == 10
+        assert set(near) <= symbols - {"CD74"}
+        assert len(row.terms.split("; ")) == 3
+        found = [name for name in row.gene_sets.split("; ") if name]
+        assert set(found) <= set(sets)
+        assert np.isnan(row.gene_set_q) if not found else row.gene_set_q < 0.1
+
+
+def test_the_same_seed_gives_the_same_table(cells, roles_of, table, sets, state):
+    before = state(cells)
+    pd.testing.assert_frame_equal(roles_of(cells, n_roles=3, gene_sets=sets), table)
+    assert state(cells) == before
+    other = roles_of(cells, n_roles=3, gene_sets=sets, seed=1)
+    assert (other["shift"] != table["shift"]).any()
+
+
+def test_without_sets_none_are_told(cells, roles_of, table):
+    plain = roles_of(cells, n_roles=3)
+    assert (plain["gene_sets"] == "").all()
+    assert plain["gene_set_q"].isna().all()
+    rest = ["contexts", "n_cells", "shift", "nearest_genes", "terms"]
+    pd.testing.assert_frame_equal(plain[rest], table[rest])
+
+
+def test_a_set_of_the_nearest_genes_stands_out(cells, roles_of, table):
+    near = table["nearest_genes"][0].split(", ")
+    found = roles_of(cells, n_roles=3, gene_sets={"near": near, "none": ["LYZ"]})
+    assert found["gene_sets"][0] == "near"
+    assert found["gene_set_q"][0] < 0.01
+
+
+@pytest.mark.parametrize("n_roles", [None, 1, 2, 99])
+def test_how_many_roles(cells, roles_of, n_roles):
+    found = roles_of(cells, n_roles=n_roles)
+    n_contexts = sum(len(k.split("; ")) for k in found["contexts"])
+    assert n_contexts == 6
+    if n_roles is None:
+        assert 1 <= len(found) <= 5
+    else:
+        assert len(found) == min(n_roles, n_contexts)
+
+
+def test_other_containers_give_the_same(cells, roles_of):
+    expected = roles_of(cells, n_roles=2)
+    other = cells.copy()
+    other.X = sp.csc_matrix(other.X)
+    found = roles_of(other, n_roles=2)
+    assert found["contexts"].tolist() == expected["contexts"].tolist()
+    np.testing.assert_allclose(found["shift"], expected["shift"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"min_cells": 1}, ArgumentError, "min_cells is 1"),
+        ({"most_cells": 5}, ArgumentError, "most_cells 5"),
+        ({"n_roles": 0}, ArgumentError, "n_roles 0"),
+        ({"groupby": "celltype"}, MissingColumnError, "'celltype'"),
+        ({"gene": "lyzz"}, GeneError, "near: .*LYZ"),
+        ({"gene": "ACTB"}, GeneError, "not measured"),
+        ({"gene": "TNFRSF4"}, ArgumentError, r"10 cells \(min_cells\) of 0 contexts"),
+        ({"gene_sets": "no/such.gmt"}, GeneError, "there is no file"),
+        ({"gene_sets": {"a": ["?"]}}, GeneError, "none of 1 gene sets"),
+    ],
+)
+def test_what_is_refused(cells, roles_of, options, error, words):
+    with pytest.raises(error, match=words):
+        roles_of(cells, **options)
+
+
+def test_a_model_without_a_context(cells, roles_of, context_model):
+    config = dataclasses.replace(context_model.config, context_layers=0)
+    older = Model(config, CellTransformer(config), context_model.genes, context_model.phenotypes)
+    with pytest.raises(CheckpointError, match=r"before scgp 0\.8\.0"):
+        roles_of(cells, model=older)
+
+
+# ---- how contexts become roles ----
+
+
+def groups(role_K):
+    return {frozenset(np.flatnonzero(role_K == role).tolist()) for role in set(role_K.tolist())}
+
+
+def test_contexts_of_equal_shift_are_joined_and_of_different_ones_are_not():
+    rng = np.random.default_rng(0)
+    far_KR = np.repeat([[5.0, 0, 0], [0, 5, 0], [0, 0, 5]], [3, 2, 4], axis=0)
+    shift_KR = far_KR + 0.1 * rng.normal(size=far_KR.shape)
+    noise_K = np.full(9, 0.01)
+    expected = {frozenset(range(3)), frozenset(range(3, 5)), frozenset(range(5, 9))}
+    for n_roles in (None, 3):
+        assert groups(_roles(shift_KR, noise_K, n_roles)) == expected
+    assert len(groups(_roles(shift_KR, noise_K, 1))) == 1
+    assert len(groups(_roles(shift_KR, noise_K, 2))) == 2
+
+
+@pytest.mark.parametrize("n_contexts", [2, 3, 8])
+def test_shifts_that_are_noise_are_one_role(n_contexts):
+    """Distances are corrected for the noise of the means; 0 is left, and nothing is cut."""
+    shift_KR = 0.01 * np.random.default_rng(1).normal(size=(n_contexts, 3))
+    assert len(groups(_roles(shift_KR, np.ones(n_contexts), None))) == 1
+    same_KR = np.ones((n_contexts, 3))
+    for n_roles in range(1, n_contexts + 1):  # what is asked for is given nevertheless
+        for given_KR in (shift_KR, same_KR):
+            assert len(groups(_roles(given_KR, np.ones(n_contexts), n_roles))) == n_roles
+
+
+def test_two_contexts_are_one_role_unless_two_are_asked_for():
+    shift_KR = np.array([[9.0, 0], [0, 9]])
+    assert len(groups(_roles(shift_KR, np.zeros(2), None))) == 1
+    assert len(groups(_roles(shift_KR, np.zeros(2), 2))) == 2
+
+
+def test_the_silhouette_is_scikit_learns():
+    from sklearn.metrics import silhouette_score
+
+    rng = np.random.default_rng(2)
+    point_KR = rng.normal(size=(9, 2))
+    distance = np.sqrt(((point_KR[:, None] - point_KR[None]) ** 2).sum(-1))
+    role_K = np.array([1, 1, 2, 2, 2, 3, 3, 3, 4])  # the last is alone in its role
+    expected = silhouette_score(distance, role_K, metric="precomputed")
+    assert _silhouette(distance, role_K) == pytest.approx(expected)
+
+
+def test_what_genes_of_near_levels_show_is_taken_without_the_gene_itself():
+    bin_T = np.array([0, 0, 1, 2, 3])
+    shift_TKD = np.arange(5.0)[:, None, None] ** 2 * np.ones((1, 2, 3))
+    found = _of_neighbouring_bins(shift_TKD, bin_T)[:, 0, 0]
+    np.testing.assert_allclose(found, [(1 + 4) / 2, (0 + 4) / 2, (0 + 1 + 9) / 3, (4 + 16) / 2, 9])
+
+
+def test_genes_move_together_within_contexts_or_not_at_all():
+    rng = np.random.default_rng(3)
+    code_C = np.repeat([0, 1, 2], 20)
+    rate_CT = rng.normal(size=(60, 4))
+    rate_CT[:, 1] = 2 * rate_CT[:, 0] + 100 * code_C  # moves with the gene, in each context
+    rate_CT[:, 2] += 50 * code_C  # follows the context alone
+    rate_CT[:, 3] = -rate_CT[:, 0]
+    rate_CT[:, 0] += 50 * code_C
+    found = _Interactions(np.array([4, 6, 7, 9]), rate_CT, np.zeros((3, 2)), np.zeros(3))
+    cosine_T = _moving_together(found, 4, code_C, np.array([0, 1]))
+    assert cosine_T[0] == -np.inf
+    assert cosine_T[1] == pytest.approx(1, abs=1e-6)
+    assert abs(cosine_T[2]) < 0.4
+    assert cosine_T[3] == pytest.approx(-1, abs=1e-6)
+    before = rate_CT.copy()
+    _moving_together(found, 4, code_C, np.array([2]))
+    np.testing.assert_array_equal(rate_CT, before)
