@@ -66,7 +66,9 @@ class Variant:
 
 
 #: With the transformer in the vectors of cells, as all models were before 0.7.0.
-BOTH: dict[str, Any] = {"token_slots": True}
+BOTH: dict[str, Any] = {
+    "token_slots": True, "n_layers": 2, "context_layers": 0, "n_tokens": 64,
+}  # fmt: skip
 # Without the pooled view there is nothing to train before the transformer, whose steps cost ten
 # times as much: as many steps with it as the whole schedule's time allows.
 VARIANTS = {

@@ -169,12 +169,12 @@ def main(argv: list[str] | None = None) -> None:
         "--model", type=Path, help="a saved model (default: the default checkpoint)"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parts = ("speed", "vwf", "null", "genome")
+    parts = ("speed", "vwf", "facts", "null", "genome")
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args(argv)
     import scgp
-    from benchmarks.polyfunction_measure import gradient
+    from benchmarks.polyfunction_measure import gradient, known_facts
     from benchmarks.polyfunction_report import write
 
     warnings.filterwarnings("ignore", category=scgp.ScgpWarning)
@@ -189,6 +189,12 @@ def main(argv: list[str] | None = None) -> None:
             found["vwf"] = {k: t[SHOWN].to_dict("records") for k, t in tables.items()}
             places, rho = gradient(options.data, model, "VWF")
             found["gradient"] = {"rows": places.to_dict("records"), **rho}
+        elif part == "facts":
+            found["facts"] = [
+                row
+                for seed in options.seeds
+                for row in known_facts(options.data, model, "VWF", seed)
+            ]
         elif part == "null":
             found["null"] = null(options.data, model, options.seeds)
         else:

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 import anndata as ad
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 
 import scgp
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.context import count_blocks
-from scgp.gene_rows import Cohort, Setting, _by_gene, _components, _facts, _row
+from scgp.gene_rows import Cohort, Setting, facts_of, pairs_by_gene, principal_components, row_of
+from scgp.gene_sets import read_gene_sets
+from scgp.model.network import CellTransformer
 from scgp.panel import choose_panel, read_panel
-from scgp.reading import CellsToRead, expressed_of
+from scgp.reading import CellsToRead, always, expressed_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +37,11 @@ MOST = 20
 PROCESS_SIZES = (10, 500)
 #: Effects whose agreement with GO is compared.
 SCORES = ("excess", "effect", "effect_adjusted", "effect_coexpression", "effect_untrained")
+#: What VWF is known for, and two processes that it has no part in (GO's names).
+PROCESSES = (
+    "blood coagulation", "platelet activation", "cell-substrate adhesion", "angiogenesis",
+    "T cell activation", "DNA replication",
+)  # fmt: skip
 #: File, contexts, donors: donors have several contexts each.
 GENOME_WIDE = {
     "fetal organs": ("geact_fetal_7organs", "cell_type", "donor"),
@@ -150,10 +158,12 @@ def null_p(
     testable = np.flatnonzero(detected_G >= 40 * n_contexts)
     chosen = choose_panel(level_G[testable], testable, model.config.n_genes, seed)
     panel = read_panel(cells, chosen)
-    facts, values, _ = _facts(cells, panel.gene_P)
+    facts, values, _ = facts_of(cells, panel.gene_P)
     rng = np.random.default_rng(seed)
     genes = rng.permutation(testable)[:n_genes]
-    pairs = list(_by_gene(cells.read(expressed_of(genes, model.config.n_genes)), panel.basis_DR))
+    pairs = list(
+        pairs_by_gene(cells.read(expressed_of(genes, model.config.n_genes)), panel.basis_DR)
+    )
     donor_N = pd.factorize(adata.obs[donor_key])[0]
     found = np.zeros((n_replicates, len(pairs)))
     for r in range(n_replicates):
@@ -162,9 +172,9 @@ def null_p(
             tuple(f"context {k}" for k in range(n_contexts)), min_cells=10, n_permutations=199,
             seed=seed * 1000 + r,
         )  # fmt: skip
-        setting = Setting(cohort, panel, facts, _components(values))
+        setting = Setting(cohort, panel, facts, principal_components(values))
         for i, pair in enumerate(pairs):
-            found[r, i] = _row(pair, setting, model.network, effect_alone=False)["p"]
+            found[r, i] = row_of(pair, setting, model.network, effect_alone=False)["p"]
     return found
 
 
@@ -192,3 +202,72 @@ def gradient(data: Path, model: Model, gene: str) -> tuple[pd.DataFrame, dict[st
     found = pd.DataFrame(rows, columns=columns)
     rho = stats.spearmanr(found["measured CP10k"], found["predicted log CP10k"])
     return found, {"spearman": float(rho.statistic), "n": float(len(found))}
+
+
+def known_facts(data: Path, model: Model, gene: str, seed: int) -> list[dict[str, object]]:
+    """Do genes of the processes that a gene is known for move with it, within contexts.
+
+    For every other gene read (the 2,000 most detected), the correlation of its predicted log CP10k
+    with that of `gene` over the endothelial cells, contexts' means taken away; beside it the same
+    of an untrained network, and of the measured values (co-expression). AUROC of the genes of a
+    process against the other genes, with the p of Mann and Whitney's test, two-sided.
+    """
+    path = data / "resources" / "genesets" / "go_bp_human_exp_2022-07.gmt.gz"
+    sets = read_gene_sets(path, model.genes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        untrained = CellTransformer(model.config).eval()
+    found: list[dict[str, object]] = []
+    for label, adata in endothelium(data).items():
+        counts = choose_counts(adata)
+        token_V = match_genes(counts, model.genes).token_of_column
+        cells = CellsToRead(model, lambda c=counts: count_blocks(c), token_V, counts.n_cells)
+        tokens = model.tokenizer.tokenize(counts.rows(0, counts.n_cells), token_V)
+        value_NG = tokens.values(model.config.n_genes)
+        detected = np.asarray((value_NG > 0).sum(axis=0)).ravel()
+        own = int(model.genes.match([gene]).token_of_column[0])
+        detected[own] = counts.n_cells + 1
+        genes = np.sort(np.argsort(-detected, kind="stable")[:2000])
+        context_N = pd.factorize(adata.obs["context"])[0]
+        scores = {
+            "scgp": _rates(cells, genes, None),
+            "untrained network": _rates(cells, genes, untrained),
+            "co-expression": value_NG[:, genes].toarray().astype(np.float64),
+        }
+        for name, value_NT in scores.items():
+            with_gene = _correlation(value_NT, context_N, int(np.searchsorted(genes, own)))
+            for process in PROCESSES:
+                members = np.isin(genes, sets[process]) & (genes != own)
+                others = ~members & (genes != own)
+                test = stats.mannwhitneyu(with_gene[members], with_gene[others])
+                area = test.statistic / (members.sum() * others.sum())
+                found.append(
+                    {
+                        "data": label, "score": name, "process": process, "auroc": float(area),
+                        "p": float(test.pvalue), "genes": int(members.sum()),
+                    }
+                )  # fmt: skip
+    return found
+
+
+def _rates(
+    cells: CellsToRead, genes: NDArray[np.int64], network: CellTransformer | None
+) -> NDArray[np.float64]:
+    """Return predicted log CP10k of genes in all cells (N x T)."""
+    place = np.zeros(cells.model.config.n_genes + 1, np.int64)
+    place[genes] = np.arange(len(genes))
+    rate_NT = np.zeros((cells.n_cells, len(genes)))
+    for read_part in cells.read(always(genes), network):
+        rate_NT[read_part.cell_M, place[read_part.gene_M]] = read_part.log_rate_M
+    return rate_NT
+
+
+def _correlation(
+    value_NT: NDArray[np.float64], context_N: NDArray[np.int64], own: int
+) -> NDArray[np.float64]:
+    """Correlate every column with one, contexts' means taken away; 0 where nothing varies."""
+    apart = value_NT.copy()
+    for k in np.unique(context_N):
+        apart[context_N == k] -= apart[context_N == k].mean(axis=0)
+    length = np.linalg.norm(apart, axis=0)
+    return np.asarray(apart.T @ apart[:, own] / np.maximum(length * length[own], 1e-12))

@@ -96,8 +96,11 @@ def train_fold(
     real = [thin(s, most=MOST, seed=seed) for s in without(corpus.train, fold.closure)]
     drawn = [thin(s, most=MOST, seed=seed) for s in without(corpus.drawn, fold.closure)]
     genes, texts = Model.default().genes, Model.default().phenotypes
-    settings = TrainConfig(seed=seed)
-    config = ModelConfig(n_genes=genes.n_genes, text_dim=texts.width, token_slots=True)
+    settings = TrainConfig(seed=seed, steps=300)
+    config = ModelConfig(
+        n_genes=genes.n_genes, text_dim=texts.width, n_tokens=64, n_layers=2, context_layers=0,
+        token_slots=True,
+    )  # fmt: skip
     if not tokens:
         settings, config = replace(settings, steps=0), replace(config, n_layers=0)
     model = train(

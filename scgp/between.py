@@ -38,19 +38,6 @@ class Design:
     start_S: np.ndarray
     n_contexts: int
 
-    @property
-    def size_M(self) -> np.ndarray:
-        """Number of cells of each stratum."""
-        return np.diff(self.start_S)
-
-    @property
-    def testable(self) -> bool:
-        """Whether a stratum has cells of two contexts, so that labels can be dealt anew."""
-        return any(
-            len(np.unique(self.code_M[a:b])) > 1
-            for a, b in zip(self.start_S[:-1], self.start_S[1:], strict=True)
-        )
-
 
 def centred(vector_MD: np.ndarray, design: Design) -> np.ndarray:
     """Take the mean of each stratum from its cells."""

@@ -109,7 +109,7 @@ def embed_genes(
     Warns
     -----
     ScgpWarning
-        A gene is expressed in no cell, and has no row.
+        A gene is expressed in no cell, and has no row; cells without a group are left out.
 
     Notes
     -----
@@ -137,6 +137,8 @@ def embed_genes(
     check_context(model)
     on = resolve_device(device)
     group_N, names = (None, []) if groupby is None else group_codes(adata, groupby)
+    if group_N is not None and groupby is not None:
+        say_left_out(group_N, groupby)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     token_V = match_genes(counts, model.genes).token_of_column
     gene_Q = named_genes(genes, model.genes, token_V)
@@ -170,6 +172,14 @@ def group_codes(adata: ad.AnnData, groupby: str) -> tuple[np.ndarray, list[str]]
         msg = f"obs[{groupby!r}] has no value in any cell"
         raise ArgumentError(msg)
     return np.asarray(code_N, np.int64), [str(name) for name in names]
+
+
+def say_left_out(group_N: np.ndarray, groupby: str) -> None:
+    """Say how many cells have no group."""
+    n_out = int((group_N < 0).sum())
+    if n_out:
+        told = f"{n_out} of {len(group_N)} cells have no value in obs[{groupby!r}]"
+        warn_user(f"{told} and are left out")
 
 
 def _of_cells(

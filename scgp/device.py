@@ -1,6 +1,8 @@
 """Which device computes, and what it is good at; knows nothing of models or cells."""
 
+import contextlib
 import platform
+from collections.abc import Iterator
 
 import torch
 
@@ -21,6 +23,17 @@ def resolve_device(device: str | None) -> torch.device:
         msg = f"device {device!r} is not supported; expected 'cpu' or 'cuda'"
         raise DeviceError(msg)
     return found
+
+
+@contextlib.contextmanager
+def lent(network: torch.nn.Module, device: torch.device | str) -> Iterator[None]:
+    """Lend the network to a device; whatever happens, it goes back to where it was."""
+    home = next(network.parameters()).device
+    network.to(device)
+    try:
+        yield
+    finally:
+        network.to(home)
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -3,7 +3,6 @@
 Shape suffixes: B cells, L gene tokens, E width of the joint space, N expressed genes of a chunk.
 """
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.tokens import TokenBatch
-from scgp.device import resolve_device
+from scgp.device import lent, resolve_device
 from scgp.errors import ArgumentError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.model.network import CellInput
@@ -188,7 +187,7 @@ def embed_rows(
     measured_G[token_of_column[token_of_column >= 0]] = True
     n_seen = 0
     with (
-        _on_device(model.network, device),
+        lent(model.network, device),
         progress_bar(n_cells, what="embed", unit="cell", shown=progress) as advance,
     ):
         for block in blocks:
@@ -204,17 +203,6 @@ def embed_rows(
         return CellVectors(nothing, nothing.copy(), np.zeros(0, np.float32))
     joined = (np.concatenate([getattr(p, f) for p in parts]) for f in CellVectors.__annotations__)
     return CellVectors(*joined)
-
-
-@contextlib.contextmanager
-def _on_device(network: torch.nn.Module, device: torch.device | str) -> Iterator[None]:
-    """Lend the network to a device; whatever happens, it goes back to where it was."""
-    home = next(network.parameters()).device
-    network.to(device)
-    try:
-        yield
-    finally:
-        network.to(home)
 
 
 def _embed_chunk(

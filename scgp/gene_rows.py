@@ -49,7 +49,11 @@ N_COMPONENTS = 16
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """Contexts and donors of the cells, and how they are compared."""
+    """Contexts and donors of the cells, and how they are compared.
+
+    ``counted_N``: the donors that are counted, where they are not those within which contexts are
+    compared (where both are confounded, all cells are as of one donor).
+    """
 
     group_N: np.ndarray
     donor_N: np.ndarray
@@ -58,6 +62,7 @@ class Cohort:
     min_cells: int
     n_permutations: int
     seed: int
+    counted_N: np.ndarray | None = None
 
     def cells_of(self, cell_M: np.ndarray) -> tuple[np.ndarray, Design, np.ndarray, np.ndarray]:
         """Return which cells of a gene count, sorted by donor, with their design.
@@ -115,13 +120,13 @@ def measure(
 ) -> dict[int, dict[str, Any]]:
     """Return the row of each gene; of the effect alone for a control network."""
     panel = read_panel(cells, chosen, network)
-    facts_NC, value_NP, n_expressing_G = _facts(cells, panel.gene_P)
-    setting = Setting(cohort, panel, facts_NC, _components(value_NP))
+    facts_NC, value_NP, n_expressing_G = facts_of(cells, panel.gene_P)
+    setting = Setting(cohort, panel, facts_NC, principal_components(value_NP))
     rows: dict[int, dict[str, Any]] = {}
     for i, batch in enumerate(_batches(genes, n_expressing_G)):
         choose = expressed_of(batch, cells.model.config.n_genes)
-        for pairs in _by_gene(cells.read(choose, network, tell=i == 0), panel.basis_DR):
-            rows[pairs.gene] = _row(pairs, setting, network, effect_alone=effect_alone)
+        for pairs in pairs_by_gene(cells.read(choose, network, tell=i == 0), panel.basis_DR):
+            rows[pairs.gene] = row_of(pairs, setting, network, effect_alone=effect_alone)
     return rows
 
 
@@ -131,7 +136,7 @@ def _batches(genes: np.ndarray, n_expressing_G: np.ndarray) -> list[np.ndarray]:
     return [genes[part == i] for i in np.unique(part)]
 
 
-def _facts(cells: CellsToRead, gene_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def facts_of(cells: CellsToRead, gene_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return log counts and log genes of each cell, the panel's values, and cells of each gene."""
     model = cells.model
     facts, values = [], []
@@ -145,7 +150,7 @@ def _facts(cells: CellsToRead, gene_P: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.concatenate(facts), np.concatenate(values), n_G
 
 
-def _components(value_NP: np.ndarray) -> np.ndarray:
+def principal_components(value_NP: np.ndarray) -> np.ndarray:
     """Return the first principal components of standardised values."""
     apart = value_NP - value_NP.mean(axis=0)
     apart /= np.maximum(apart.std(axis=0), 1e-6)
@@ -154,7 +159,7 @@ def _components(value_NP: np.ndarray) -> np.ndarray:
     return scores / np.maximum(scores.std(axis=0), 1e-6)
 
 
-def _by_gene(reads: Iterator[Read], basis_DR: np.ndarray) -> Iterator[Pairs]:
+def pairs_by_gene(reads: Iterator[Read], basis_DR: np.ndarray) -> Iterator[Pairs]:
     """Collect pairs and give them gene by gene, cells in order."""
     parts = [(r.gene_M, r.cell_M, r.own_M, r.context_MD @ basis_DR) for r in reads]
     if not parts:
@@ -168,7 +173,7 @@ def _by_gene(reads: Iterator[Read], basis_DR: np.ndarray) -> Iterator[Pairs]:
         yield Pairs(int(gene), cell_M[mine], own_M[mine], context_MR[mine])
 
 
-def _row(
+def row_of(
     pairs: Pairs, setting: Setting, network: CellTransformer, *, effect_alone: bool
 ) -> dict[str, Any]:
     """Return what is measured of one gene."""
@@ -185,13 +190,14 @@ def _row(
     flat = centred(mate_MQR.reshape(len(cell_M), -1), design)
     matched = effects(flat.reshape(mate_MQR.shape), design)
     mean_KR = context_means(shift_MR, design.code_M, design.n_contexts)
+    counted_N = cohort.counted_N
     return (
         found
         | _controls(cell_M, own_M, shift_MR, design, setting, network)
         | {
             "n_cells": len(place),
             "n_contexts": design.n_contexts,
-            "n_donors": len(np.unique(donor_M)),
+            "n_donors": len(np.unique(donor_M if counted_N is None else counted_N[cell_M])),
             "value": float(own_M.mean(dtype=np.float64)),
             "p": _p(shift_MR, design, cohort, pairs.gene),
             "effect_matched": float(np.median(matched)),

@@ -134,13 +134,16 @@ def each(evidence: Evidence, *, names: pd.DataFrame) -> pd.DataFrame:
 def beside(table: pd.DataFrame, more: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Return the table with the columns of another that has the same keys; rows stay as they are.
 
+    Columns that the table has already stay its own.
+
     Examples
     --------
     >>> table = pd.DataFrame({"gene": ["A", "B"], "effect": [1.0, 2.0]})
     >>> beside(table, pd.DataFrame({"gene": ["B"], "shift": [0.5]}), ["gene"])["shift"].tolist()
     [nan, 0.5]
     """
-    return table.merge(more, how="left", on=list(keys), validate="many_to_one")
+    own = more.columns.difference(table.columns.difference(list(keys)), sort=False)
+    return table.merge(more[own], how="left", on=list(keys), validate="many_to_one")
 
 
 def check_beside(beside: pd.DataFrame | None, keys: Sequence[str]) -> None:

@@ -19,8 +19,6 @@ import scipy.sparse as sp
 from scgp.reading import CellsToRead, always
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from scgp.model.network import CellTransformer
 
 #: Bins of expression level, and panel genes of each.
@@ -120,7 +118,7 @@ def _directions(
     cells: CellsToRead, gene_P: np.ndarray, network: CellTransformer | None
 ) -> np.ndarray:
     """Return the principal directions of the panel's shifts over cells spread through the data."""
-    few = dataclasses.replace(cells, blocks=lambda: [_spread(cells.blocks())])
+    few = dataclasses.replace(cells, blocks=lambda: [_spread(cells)])
     reads = list(few.read(always(gene_P), network))
     context_MD = np.concatenate([read.context_MD for read in reads]).astype(np.float64)
     gene_M = np.concatenate([read.gene_M for read in reads])
@@ -130,8 +128,11 @@ def _directions(
     return np.ascontiguousarray(vectors_DD[:, :N_DIRECTIONS], dtype=np.float32)
 
 
-def _spread(blocks: Iterable[sp.csr_matrix]) -> sp.csr_matrix:
-    """Return some rows of every block."""
-    parts = [block[:: max(1, block.shape[0] // FIT_CELLS)] for block in blocks]
-    joined = sp.vstack(parts, format="csr")
-    return joined[:: max(1, joined.shape[0] // FIT_CELLS)]
+def _spread(cells: CellsToRead) -> sp.csr_matrix:
+    """Return rows at one distance from each other, `FIT_CELLS` or a few more."""
+    step = max(1, cells.n_cells // FIT_CELLS)
+    parts, first = [], 0
+    for block in cells.blocks():
+        parts.append(block[-first % step :: step])
+        first += block.shape[0]
+    return sp.vstack(parts, format="csr")

@@ -17,7 +17,7 @@ import pandas as pd
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.named import named_factors, named_genes
-from scgp.device import resolve_device
+from scgp.device import lent, resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import (
     ArgumentError,
@@ -39,7 +39,7 @@ from scgp.perturbed_sets import (
 )
 from scgp.progress import progress_bar
 from scgp.reading import check_context
-from scgp.removals import Cells, on_device
+from scgp.removals import Cells
 from scgp.slots import check_adata
 from scgp.which import model_index, opened
 
@@ -211,7 +211,7 @@ def _asked(
 ) -> Perturbation:
     """Ask about all cells, and about the cells drawn for each set; put the answers together."""
     n_cells = work.cells.counts.n_cells
-    with on_device(work.cells.model.network, work.cells.device):
+    with lent(work.cells.model.network, work.cells.device):
         sets = sets_of(work, n_null, max_cells, np.random.default_rng(seed))
         total = n_cells + sum(len(rows) for *_, rows in sets)
         with progress_bar(total, what="perturb", unit="cell", shown=progress) as advance:

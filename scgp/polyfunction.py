@@ -8,6 +8,7 @@ Shape suffixes: N cells, G genes of the model, T genes that can be tested.
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,11 +17,12 @@ import torch
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.named import named_genes
-from scgp.context import count_blocks, group_codes
+from scgp.context import READ_CELLS, count_blocks, group_codes
 from scgp.device import resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, GeneError, warn_user
 from scgp.gene_rows import COLUMNS, Cohort, measure, table_of
+from scgp.matched_genes import blocks_of
 from scgp.model.network import CellTransformer
 from scgp.panel import choose_panel
 from scgp.progress import progress_bar
@@ -147,7 +149,9 @@ def polyfunctionality(
 
     Notes
     -----
-    The page "Polyfunctionality" of the documentation has the formulas, assumptions and limits.
+    About 26 KB of memory a cell for the matched genes, and 200 MB for each million pairs of cell
+    and gene, of which at most one and a half are held at once.
+    The page "Genes in their context" of the documentation has the formulas, assumptions and limits.
 
     Examples
     --------
@@ -192,6 +196,7 @@ def polyfunctionality(
     cohort = Cohort(
         group_N, np.zeros_like(donor_N) if confounded else donor_N, used_N, tuple(names),
         min_cells=min_cells, n_permutations=0 if confounded else n_permutations, seed=seed,
+        counted_N=donor_N,
     )  # fmt: skip
     networks = [model.network] + ([_untrained(model, seed)] if controls else [])
     n_steps = counts.n_cells * 2 * len(networks)
@@ -208,10 +213,11 @@ def polyfunctionality(
 
 
 def _check_numbers(min_cells: int, n_permutations: int) -> None:
-    if min_cells < 2 or n_permutations < 1:
+    whole = all(isinstance(x, Integral) for x in (min_cells, n_permutations))
+    if not whole or min_cells < 2 or n_permutations < 1:
         msg = (
-            f"min_cells is {min_cells} and n_permutations is {n_permutations}; expected at least 2 "
-            "and at least 1"
+            f"min_cells is {min_cells} and n_permutations is {n_permutations}; expected whole "
+            "numbers, at least 2 and at least 1"
         )
         raise ArgumentError(msg)
 
@@ -219,7 +225,7 @@ def _check_numbers(min_cells: int, n_permutations: int) -> None:
 def _say_left_out(used_N: np.ndarray, groupby: str, donor_key: str | None) -> None:
     n_out = int((~used_N).sum())
     if n_out:
-        keys = groupby if donor_key is None else f"{groupby!r} or {donor_key!r}"
+        keys = f"{groupby!r}" if donor_key is None else f"{groupby!r} or {donor_key!r}"
         warn_user(f"{n_out} of {len(used_N)} cells have no value in obs[{keys}] and are left out")
 
 
@@ -259,17 +265,14 @@ def _survey(
     """Return the mean CP10k of each gene, and whether it has enough cells in two contexts."""
     n_groups = int(group_N.max()) + 1
     cells_KG, sum_G = np.zeros((n_groups, n_genes)), np.zeros(n_genes)
-    known = np.flatnonzero(token_V >= 0)
     first = 0
-    for block in count_blocks(counts):
-        code_B = group_N[first : first + block.shape[0]]
-        first += block.shape[0]
-        total_B = np.maximum(np.asarray(block[:, known].sum(axis=1)).ravel(), 1)
-        level_V = np.asarray(block.T @ (1e4 / total_B)).ravel()
-        np.add.at(sum_G, token_V[known], level_V[known])
+    for start, count_BG in blocks_of(counts, token_V, n_genes, READ_CELLS):
+        code_B = group_N[start : start + count_BG.shape[0]]
+        first += count_BG.shape[0]
+        total_B = np.maximum(np.asarray(count_BG.sum(axis=1)).ravel(), 1)
+        sum_G += np.asarray(count_BG.T @ (1e4 / total_B)).ravel()
         for k in np.unique(code_B[code_B >= 0]):
-            cells_V = np.asarray((block[code_B == k] > 0).sum(axis=0)).ravel()
-            np.add.at(cells_KG[k], token_V[known], cells_V[known])
+            cells_KG[k] += np.asarray((count_BG[code_B == k] > 0).sum(axis=0)).ravel()
     return sum_G / max(first, 1), (cells_KG >= min_cells).sum(axis=0) >= 2
 
 

@@ -9,7 +9,6 @@ D width of the contextual embeddings, G genes of the model, V columns of the mat
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from scgp.cells.queries import values_of
+from scgp.device import lent
 from scgp.errors import CheckpointError
 from scgp.model.context import GeneQueries
 from scgp.objective import as_input
@@ -172,7 +172,7 @@ def read_genes(
     check_context(model)
     network = network or model.network
     first = 0
-    with _on(network, device):
+    with lent(network, device):
         rows = prepared(network)
         for block in blocks:
             for start in range(0, block.shape[0], BLOCK_CELLS):
@@ -263,14 +263,3 @@ def _read(
     return Read(
         np.nonzero(real_BQ)[0], gene_BQ[real_BQ], own_BQ[real_BQ], context_MD, log_rate_BQ[real_BQ]
     )
-
-
-@contextlib.contextmanager
-def _on(network: torch.nn.Module, device: torch.device | str) -> Iterator[None]:
-    """Lend the network to a device; whatever happens, it goes back to where it was."""
-    home = next(network.parameters()).device
-    network.to(device)
-    try:
-        yield
-    finally:
-        network.to(home)

@@ -9,13 +9,13 @@ Shape suffixes: B cells, G genes of the model, T labels, S scores of the gene he
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
+from scgp.device import lent
 from scgp.embed import CHUNK
 from scgp.occlusion import embed_scored, without
 from scgp.reference.answer import streams_of
@@ -23,7 +23,7 @@ from scgp.reference.evidence import FLOOR, fuse
 from scgp.reference.screening import removal_effects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import torch
 
@@ -103,7 +103,7 @@ def estimated(
     model, n_genes = cells.model, cells.model.config.n_genes
     measured_G = cells.measured_G
     sums = np.zeros((3, n_genes))
-    with on_device(model.network, cells.device):
+    with lent(model.network, cells.device):
         for start in range(0, len(rows), CHUNK):
             block_BV = cells.counts.take(rows[start : start + CHUNK])
             tokens = model.tokenizer.tokenize(block_BV, cells.token_V)
@@ -122,17 +122,6 @@ def estimated(
             sums += [np.bincount(tokens.pool_gene_N, w, n_genes) for w in weights]
             advance(block_BV.shape[0])
     return Effects(len(rows), *sums)
-
-
-@contextlib.contextmanager
-def on_device(network: torch.nn.Module, device: torch.device | str) -> Iterator[None]:
-    """Lend the network to a device."""
-    home = next(network.parameters()).device
-    network.to(device)
-    try:
-        yield
-    finally:
-        network.to(home)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import pandas as pd
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.named import named_genes
-from scgp.context import group_codes
+from scgp.context import group_codes, say_left_out
 from scgp.device import resolve_device
 from scgp.embed import embed_rows, resolve_model
 from scgp.errors import ArgumentError
@@ -110,7 +110,8 @@ def gene_roles(
 
     Notes
     -----
-    The interaction is that of :func:`scgp.polyfunctionality`. Contexts are joined by average
+    The interaction is like that of :func:`scgp.polyfunctionality`, against all genes read that
+    are of the same level, and without donors. Contexts are joined by average
     linkage on the distance of their mean interactions. The nearest genes are those that the model
     moves as it moves this gene: a hypothesis about roles, not a measurement of them. Terms describe
     the cells, not the gene.
@@ -124,6 +125,9 @@ def gene_roles(
     2
     """
     check_adata(adata)
+    if not isinstance(gene, str):
+        msg = f"gene is {gene!r}; expected the name of one gene"
+        raise ArgumentError(msg)
     if min_cells < 2 or most_cells < min_cells or (n_roles is not None and n_roles < 1):
         msg = (
             f"min_cells is {min_cells}, most_cells {most_cells} and n_roles {n_roles}; expected at "
@@ -135,6 +139,7 @@ def gene_roles(
     on = resolve_device(device)
     sets = None if gene_sets is None else read_gene_sets(gene_sets, model.genes)
     group_N, names = group_codes(adata, groupby)
+    say_left_out(group_N, groupby)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     token_V = match_genes(counts, model.genes).token_of_column
     own = int(named_genes(gene, model.genes, token_V)[0])
@@ -145,6 +150,9 @@ def gene_roles(
             f"{gene} is expressed in {min_cells} cells (min_cells) of {len(kept)} contexts of "
             f"obs[{groupby!r}]; roles need two"
         )
+        raise ArgumentError(msg)
+    if n_roles is not None and n_roles > len(kept):
+        msg = f"n_roles is {n_roles}, but {gene} has {len(kept)} contexts to group"
         raise ArgumentError(msg)
     rows = counts.take(row_C)
     cells = CellsToRead(model, lambda: [rows], token_V, len(row_C), on)

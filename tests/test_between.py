@@ -109,9 +109,6 @@ def test_strata_are_respected():
     np.testing.assert_allclose(
         permuted_between(vector_MD, alone, 50, 0), between(vector_MD, alone.code_M, 2), rtol=1e-6
     )
-    assert not alone.testable
-    assert design.testable
-    assert Design(np.array([0, 1]), np.array([0, 2]), 2).testable
 
 
 def test_p_is_uniform_under_the_null():

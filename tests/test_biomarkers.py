@@ -103,7 +103,7 @@ def test_cells_together_are_as_cells_alone(blood, model, index, slots, weight_ne
     network = model.network
     if slots == "tokens":
         torch.manual_seed(0)
-        config = dataclasses.replace(model.config, token_slots=True, n_layers=1)
+        config = dataclasses.replace(model.config, token_slots=True, n_layers=1, context_layers=0)
         network = CellTransformer(config).eval()
         torch.nn.init.normal_(network.to_slots, std=0.1)
     cells = _cells(blood, model)

@@ -24,8 +24,9 @@ from scgp.phenotypes.terms import Phenotypes
 
 N_GENES = 40
 CONFIG = ModelConfig(
-    n_genes=N_GENES, n_tokens=8, width=16, n_layers=1, pool_width=16, embed_dim=16, text_dim=8
-)
+    n_genes=N_GENES, n_tokens=8, width=16, n_layers=1, context_layers=0, pool_width=16,
+    embed_dim=16, text_dim=8,
+)  # fmt: skip
 TERMS = ("CL:0000084", "CL:0000236")
 FILES = ["README.md", "config.json", "genes.tsv", "model.safetensors", "phenotypes.npz"]
 

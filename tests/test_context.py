@@ -119,12 +119,15 @@ def test_groups_are_means_over_their_cells(blood, in_cells, in_groups):
 
 def test_cells_without_a_group_are_left_out(blood, embed_genes, in_groups):
     blood.obs["bulk_labels"] = blood.obs["bulk_labels"].cat.remove_categories(["Dendritic"])
-    found = embed_genes(blood, groupby="bulk_labels")
+    with pytest.warns(ScgpWarning, match="of 120 cells have no value in obs"):
+        found = embed_genes(blood, groupby="bulk_labels")
     same(found, in_groups[in_groups.obs["group"] != "Dendritic"].copy())
     blood.obs["numbers"] = [1.5, np.nan] * 60
-    assert set(embed_genes(blood, groupby="numbers").obs["group"]) == {"1.5"}
+    with pytest.warns(ScgpWarning, match="60 of 120 cells have no value in obs"):
+        assert set(embed_genes(blood, groupby="numbers").obs["group"]) == {"1.5"}
     blood.obs["mixed"] = pd.Series([1, "1", "b", None] * 30, dtype=object, index=blood.obs_names)
-    found = embed_genes(blood, "CD74", groupby="mixed").obs  # a group is what it is called
+    with pytest.warns(ScgpWarning, match="30 of 120 cells"):
+        found = embed_genes(blood, "CD74", groupby="mixed").obs  # a group is what it is called
     assert found[["group", "n_group"]].to_numpy().tolist() == [["1", 60], ["b", 30]]
 
 

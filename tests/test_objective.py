@@ -48,7 +48,8 @@ def make_corpus(labels, tissues=None):
 def make_step(corpus, phenotypes, **settings):
     torch.manual_seed(0)
     config = ModelConfig(
-        n_genes=N_GENES, n_tokens=8, width=16, n_layers=1, pool_width=16, embed_dim=16, text_dim=8,
+        n_genes=N_GENES, n_tokens=8, width=16, n_layers=1, context_layers=0,
+        pool_width=16, embed_dim=16, text_dim=8,
         dropout=0.0,
     )  # fmt: skip
     network = CellTransformer(config)

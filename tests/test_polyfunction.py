@@ -149,7 +149,9 @@ def test_contexts_and_donors_that_cannot_be_told_apart(cells, test):
     with pytest.warns(ScgpWarning, match="confounded"):
         found = test(adata, donor_key="donor")
     assert found[["p", "q", "replication"]].isna().all(axis=None)
-    assert_same(found.drop(columns=["p", "q"]), test(cells).drop(columns=["p", "q"]))
+    assert found["n_donors"].tolist() == found["n_contexts"].tolist()
+    hidden = ["p", "q", "n_donors"]
+    assert_same(found.drop(columns=hidden), test(cells).drop(columns=hidden))
 
 
 def test_one_context_is_refused(cells, test):

@@ -93,7 +93,7 @@ def test_a_set_of_the_nearest_genes_stands_out(cells, roles_of, table):
     assert found["gene_set_q"][0] < 0.01
 
 
-@pytest.mark.parametrize("n_roles", [None, 1, 2, 99])
+@pytest.mark.parametrize("n_roles", [None, 1, 2, 6])
 def test_how_many_roles(cells, roles_of, n_roles):
     found = roles_of(cells, n_roles=n_roles)
     n_contexts = sum(len(k.split("; ")) for k in found["contexts"])
@@ -101,7 +101,14 @@ def test_how_many_roles(cells, roles_of, n_roles):
     if n_roles is None:
         assert 1 <= len(found) <= 5
     else:
-        assert len(found) == min(n_roles, n_contexts)
+        assert len(found) == n_roles
+
+
+def test_more_roles_than_contexts_and_more_than_one_gene(cells, roles_of):
+    with pytest.raises(ArgumentError, match="n_roles is 7, but CD74 has 6 contexts"):
+        roles_of(cells, n_roles=7)
+    with pytest.raises(ArgumentError, match="expected the name of one gene"):
+        roles_of(cells, ["CD74", "LYZ"])
 
 
 def test_other_containers_give_the_same(cells, roles_of):

@@ -57,10 +57,10 @@ def draw_queries(
     measured_BG: np.ndarray,
     rng: np.random.Generator,
 ) -> ContextSample:
-    """Draw genes to predict: half of those the cell expresses, half of those its batch expresses.
+    """Draw genes to predict: half from those the cell expresses, half from those its batch does.
 
     The second half are drawn in proportion to how many cells of the batch express them, so that
-    most are genes which the cell could express and does not.
+    many are genes which the cell could express and does not.
 
     Parameters
     ----------

@@ -2,8 +2,9 @@
 
 A gene is a *query* that attends to the gene tokens of its cell. It never sees its own value: its
 own token is closed to it, its own part is taken out of the pooled view, and queries do not see
-each other. So a gene's contextual embedding depends neither on how much of it the cell expresses
-nor on which other genes are asked for, and no budget of tokens can lose it.
+each other. So a gene's contextual embedding depends neither on which other genes are asked for nor
+(save for the share of ten thousand that it takes from them, which is corrected to first order in
+the pooled view) on how much of it the cell expresses, and no budget of tokens can lose it.
 
 Shape suffixes: B cells of a batch, Q queries of a cell, L gene tokens of a cell, X = 1 + L with the
 token that is always there, D width of the transformer, P width of the gene table, G genes, H heads,
