@@ -9,6 +9,7 @@ Shape suffixes: B cells, G genes of the model, R genes removed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -283,8 +284,8 @@ def _check(*, n_genes: int, min_cells: int, max_cells: int, exact_cells: int) ->
     given = {"n_genes": n_genes, "min_cells": min_cells, "max_cells": max_cells}
     least = {"n_genes": 1, "min_cells": 2, "max_cells": 2, "exact_cells": 0}
     for name, value in (given | {"exact_cells": exact_cells}).items():
-        if value < least[name]:
-            msg = f"{name} is {value}; expected at least {least[name]}"
+        if not isinstance(value, Integral) or value < least[name]:
+            msg = f"{name} is {value}; expected a whole number of at least {least[name]}"
             raise ArgumentError(msg)
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scgp.errors import ArgumentError, LabelError, MissingColumnError, warn_user
+from scgp.errors import ArgumentError, LabelError, warn_user
+from scgp.groups import column_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +88,7 @@ def read_cohorts(
     if groupby == across:
         msg = f"groupby and across are both {groupby!r}; expected phenotypes, and what they hold in"
         raise ArgumentError(msg)
-    columns = [_names(adata, key) for key in (groupby, across)]
+    columns = [column_text(adata, key) for key in (groupby, across)]
     kept_B = columns[0].notna() & columns[1].notna()
     if not kept_B.all():
         warn_user(
@@ -101,17 +102,6 @@ def read_cohorts(
             raise ArgumentError(msg)
     asked = _asked(names[0], groups, groupby)
     return Cohorts(names[0], names[1], codes[0], codes[1], asked)
-
-
-def _names(adata: ad.AnnData, key: str) -> pd.Series:
-    """Return a column as text, None where there is no value."""
-    if key not in adata.obs:
-        there = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"obs has no column {key!r}; its columns: {there}"
-        raise MissingColumnError(msg)
-    given = adata.obs[key]
-    text = given.astype(object).where(given.notna(), None).map(str, na_action="ignore")
-    return text.where(text.str.strip().fillna("") != "", None)
 
 
 def _coded(text: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -20,7 +20,8 @@ from scgp.cells.genes import match_genes
 from scgp.cells.named import named_genes
 from scgp.device import resolve_device
 from scgp.embed import resolve_model
-from scgp.errors import ArgumentError, GeneError, MissingColumnError, warn_user
+from scgp.errors import GeneError, warn_user
+from scgp.groups import group_codes, say_left_out
 from scgp.progress import progress_bar
 from scgp.reading import Read, always, check_context, expressed_of, read_genes
 from scgp.slots import check_adata
@@ -157,29 +158,6 @@ def count_blocks(counts: CountMatrix) -> Iterator[sp.csr_matrix]:
     """Give the rows of a matrix in blocks."""
     for start in range(0, counts.n_cells, READ_CELLS):
         yield counts.rows(start, min(start + READ_CELLS, counts.n_cells))
-
-
-def group_codes(adata: ad.AnnData, groupby: str) -> tuple[np.ndarray, list[str]]:
-    """Return the group of each cell (-1: none) and the names of the groups that have cells."""
-    if groupby not in adata.obs:
-        there = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"obs has no column {groupby!r}; its columns: {there}"
-        raise MissingColumnError(msg)
-    column = adata.obs[groupby]
-    told_N = column.astype(object).map(str, na_action="ignore")
-    code_N, names = pd.factorize(told_N, sort=True)
-    if not len(names):
-        msg = f"obs[{groupby!r}] has no value in any cell"
-        raise ArgumentError(msg)
-    return np.asarray(code_N, np.int64), [str(name) for name in names]
-
-
-def say_left_out(group_N: np.ndarray, groupby: str) -> None:
-    """Say how many cells have no group."""
-    n_out = int((group_N < 0).sum())
-    if n_out:
-        told = f"{n_out} of {len(group_N)} cells have no value in obs[{groupby!r}]"
-        warn_user(f"{told} and are left out")
 
 
 def _of_cells(

@@ -8,7 +8,6 @@ Shape suffixes: U units, G genes of the model.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +18,7 @@ from scgp.errors import ArgumentError, MissingColumnError
 from scgp.replication import adjusted, combined_z, random_effects_p, ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: What a cell that finds nothing would have, in CP10k: keeps fold changes of rare genes small.
 PSEUDO = 0.1
@@ -167,8 +166,9 @@ def _top(value_UG: np.ndarray, n_genes: int) -> np.ndarray:
     return np.asarray((rank_UG <= n_genes) & (value_UG > 0))
 
 
-def _over_units(how: object, value_UG: np.ndarray) -> np.ndarray:
+def _over_units(how: Callable[..., np.ndarray], value_UG: np.ndarray) -> np.ndarray:
     """Apply a NaN-aware function over the units; NaN where no unit says anything."""
-    with warnings.catch_warnings():  # numpy warns of all-NaN columns, which are expected here
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.asarray(how(value_UG, axis=0))  # type: ignore[operator]
+    said_G = ~np.isnan(value_UG).all(axis=0)
+    found_G = np.full(value_UG.shape[1], np.nan)
+    found_G[said_G] = how(value_UG[:, said_G], axis=0)
+    return found_G

@@ -22,9 +22,9 @@ from scgp.embed import resolve_model
 from scgp.errors import (
     ArgumentError,
     CheckpointError,
-    MissingColumnError,
     warn_user,
 )
+from scgp.groups import group_codes
 from scgp.matched_genes import levels
 from scgp.perturbation import Perturbation
 from scgp.perturbation_tables import group_table, posterior_table
@@ -257,18 +257,10 @@ def _groups(adata: ad.AnnData, groupby: str | None) -> tuple[np.ndarray, list[st
     """Return the group of each cell, and their names; the number of groups for cells without."""
     if groupby is None:
         return np.zeros(adata.n_obs, np.int64), ["all"]
-    if groupby not in adata.obs:
-        there = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"obs has no column {groupby!r}; its columns: {there}"
-        raise MissingColumnError(msg)
-    given = adata.obs[groupby].astype(object)
-    code_B, names = pd.factorize(given.map(str, na_action="ignore").to_numpy(object), sort=True)
-    if not len(names):
-        msg = f"obs[{groupby!r}] has no value; expected a group for some cells"
-        raise ArgumentError(msg)
+    code_B, names = group_codes(adata, groupby)
     if n_without := int((code_B < 0).sum()):
         warn_user(f"{n_without} of {adata.n_obs} cells have no obs[{groupby!r}]: in no group")
-    return np.where(code_B < 0, len(names), code_B).astype(np.int64), list(map(str, names))
+    return np.where(code_B < 0, len(names), code_B), names
 
 
 def _labels(index: ReferenceIndex) -> pd.DataFrame:

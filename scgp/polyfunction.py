@@ -17,11 +17,12 @@ import torch
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.named import named_genes
-from scgp.context import READ_CELLS, count_blocks, group_codes
+from scgp.context import READ_CELLS, count_blocks
 from scgp.device import resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, GeneError, warn_user
 from scgp.gene_rows import COLUMNS, Cohort, measure, table_of
+from scgp.groups import group_codes
 from scgp.matched_genes import blocks_of
 from scgp.model.network import CellTransformer
 from scgp.panel import choose_panel

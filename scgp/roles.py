@@ -18,11 +18,11 @@ import pandas as pd
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.named import named_genes
-from scgp.context import group_codes, say_left_out
 from scgp.device import resolve_device
 from scgp.embed import embed_rows, resolve_model
 from scgp.errors import ArgumentError
 from scgp.gene_sets import enriched, read_gene_sets
+from scgp.groups import group_codes, say_left_out
 from scgp.panel import choose_panel
 from scgp.phenotypes.ontology import Ontology
 from scgp.reading import CellsToRead, always, check_context

@@ -455,8 +455,9 @@ def test_columns_that_are_not_there_or_not_two(thirds):
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"n_genes": 0}, "n_genes is 0; expected at least 1"),
-        ({"min_cells": 1}, "min_cells is 1; expected at least 2"),
+        ({"n_genes": 0}, "n_genes is 0; expected a whole number of at least 1"),
+        ({"min_cells": 1}, "min_cells is 1; expected a whole number of at least 2"),
+        ({"max_cells": 5.5}, "max_cells is 5.5; expected a whole number of at least 2"),
         ({"max_cells": 0}, "max_cells is 0"),
         ({"exact_cells": -1}, "exact_cells is -1"),
         ({"rivals": "none"}, "rivals is 'none'; expected 'phenotypes' or 'labels'"),

@@ -47,6 +47,7 @@ VERBS = {
     "cohorts",
     "gene_rows",
     "gene_sets",
+    "groups",
     "leave_one_out",
     "marker_table",
     "matched_genes",

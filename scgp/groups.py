@@ -1,0 +1,52 @@
+"""A column of ``obs`` as groups of cells: one rule for what is a group and what is missing.
+
+Owns the reading and its refusals. Must not know what the groups are for.
+
+Shape suffixes: N cells.
+"""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from scgp.errors import ArgumentError, MissingColumnError, warn_user
+
+
+def column_text(adata: ad.AnnData, key: str) -> pd.Series:
+    """Return a column as text; None where there is no value, or a blank one.
+
+    Raises
+    ------
+    MissingColumnError
+        There is no such column.
+    """
+    if key not in adata.obs:
+        there = ", ".join(map(repr, adata.obs.columns)) or "none"
+        msg = f"obs has no column {key!r}; its columns: {there}"
+        raise MissingColumnError(msg)
+    given = adata.obs[key]
+    text = given.astype(object).where(given.notna(), None).map(str, na_action="ignore")
+    return text.where(text.str.strip().fillna("") != "", None)
+
+
+def group_codes(adata: ad.AnnData, groupby: str) -> tuple[np.ndarray, list[str]]:
+    """Return the group of each cell (-1: none), and the names of the groups, sorted.
+
+    Raises
+    ------
+    MissingColumnError, ArgumentError
+        There is no such column, or no cell has a value in it.
+    """
+    code_N, names = pd.factorize(column_text(adata, groupby).to_numpy(dtype=object), sort=True)
+    if not len(names):
+        msg = f"obs[{groupby!r}] has no value in any cell; expected a group for some"
+        raise ArgumentError(msg)
+    return code_N.astype(np.int64), [str(name) for name in names]
+
+
+def say_left_out(group_N: np.ndarray, groupby: str) -> None:
+    """Say how many cells have no group."""
+    n_out = int((group_N < 0).sum())
+    if n_out:
+        told = f"{n_out} of {len(group_N)} cells have no value in obs[{groupby!r}]"
+        warn_user(f"{told} and are left out")
