@@ -16,12 +16,15 @@ import numpy as np
 import pandas as pd
 
 from scgp.cells.counts import choose_counts
-from scgp.cells.tokens import TokenBatch
-from scgp.embed import CellVectors, embed_adata, resolve_model, warn_empty
+from scgp.cells.genes import match_genes
+from scgp.device import resolve_device
+from scgp.embed import CellVectors, facts_of, resolve_model, warn_empty
 from scgp.errors import ArgumentError
+from scgp.labelling import Labelled, Labeller, joined, label_blocks
 from scgp.labels import check_labels, read_candidates, read_covered
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.text import TextEncoder
+from scgp.progress import progress_bar
 from scgp.reference.answer import answer
 from scgp.reference.candidates import Candidates
 from scgp.reference.conformal import mass_for
@@ -234,27 +237,21 @@ def label_cells(
     The answer is one of all labels of the index, or one of ``candidates``; with ``set_mass`` a set
     of labels beside it.
     """
-    describing = None if candidates is None else candidates.describing
-    heads = [head for head in (index.gene_head, describing) if head is not None]
-    scores: list[list[np.ndarray]] = [[] for _ in heads]
-
-    def watch(_: int, tokens: TokenBatch, measured_G: np.ndarray) -> None:
-        values = tokens.values(model.config.n_genes) if heads else None
-        for head, found in zip(heads, scores, strict=True):
-            found.append(head.scores(values, measured_G))
-
-    vectors, facts = embed_adata(
-        adata, model, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
-        progress=progress, watch=watch,
-    )  # fmt: skip
-    joined = [np.concatenate(found) if found else None for found in scores]
-    parts = answer(
-        index, vectors.cell_BE, vectors.type_BE,
-        joined[0] if index.gene_head is not None else None,
-        candidates=candidates, described_BX=joined[-1] if describing is not None else None,
-        set_mass=set_mass,
-    )  # fmt: skip
-    return Decision.join(list(parts), sets=set_mass is not None), vectors, facts
+    on = resolve_device(device)
+    counts = choose_counts(adata, layer=layer, use_raw=use_raw)
+    match = match_genes(counts, model.genes)
+    labeller = Labeller(model, index, candidates, set_mass)
+    parts: list[Labelled] = []
+    with progress_bar(counts.n_cells, what="annotate", unit="cell", shown=progress) as advance:
+        blocks = label_blocks(
+            labeller, counts.rows, counts.n_cells, match.token_of_column,
+            batch_size=batch_size, device=on,
+        )  # fmt: skip
+        for _, part in blocks:
+            parts.append(part)
+            advance(part.n_cells)
+    whole = joined(parts, labeller)
+    return whole.decision, whole.vectors, facts_of(model, counts, match)
 
 
 def _from_representation(

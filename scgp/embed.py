@@ -3,7 +3,7 @@
 Shape suffixes: B cells, L gene tokens, E width of the joint space, N expressed genes of a chunk.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import torch
 
 from scgp.cells.counts import CountMatrix, choose_counts
-from scgp.cells.genes import match_genes
+from scgp.cells.genes import GeneMatch, match_genes
 from scgp.cells.tokens import TokenBatch
 from scgp.device import lent, resolve_device
 from scgp.errors import ArgumentError, warn_user
@@ -45,6 +45,14 @@ class CellVectors:
     cell_BE: np.ndarray
     type_BE: np.ndarray
     total_B: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence["CellVectors"], width: int) -> "CellVectors":
+        """Put the vectors of chunks of cells together; `width` where there are none."""
+        if not parts:
+            nothing = np.zeros((0, width), np.float32)
+            return cls(nothing, nothing.copy(), np.zeros(0, np.float32))
+        return cls(*(np.concatenate([getattr(p, f) for p in parts]) for f in cls.__annotations__))
 
 
 def embed(
@@ -140,29 +148,34 @@ def embed_adata(
 
     ``watch`` is shown every chunk (see `embed_rows`).
     """
-    if batch_size < 1:
-        msg = f"batch_size is {batch_size}; expected at least 1"
-        raise ArgumentError(msg)
+    rows = rows_at_once(batch_size, CHUNK)
     on = resolve_device(device)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     match = match_genes(counts, model.genes)
+    blocks = (counts.rows(first, first + rows) for first in range(0, counts.n_cells, rows))
     vectors = embed_rows(
-        model, _blocks(counts, batch_size), match.token_of_column, device=on,
-        n_cells=counts.n_cells, progress=progress, watch=watch,
+        model, blocks, match.token_of_column, device=on, n_cells=counts.n_cells,
+        progress=progress, watch=watch,
     )  # fmt: skip
-    facts: dict[str, object] = {
+    return vectors, facts_of(model, counts, match)
+
+
+def facts_of(model: Model, counts: CountMatrix, match: GeneMatch) -> dict[str, object]:
+    """Return what is to be said in ``uns`` of cells that were read."""
+    return {
         "model": model.fingerprint,
         "counts": counts.where,
         "n_genes_matched": match.n_matched,
         "n_genes": len(counts.var_names),
     }
-    return vectors, facts
 
 
-def _blocks(counts: CountMatrix, batch_size: int) -> Iterator[sp.csr_matrix]:
-    rows = -(-batch_size // CHUNK) * CHUNK  # whole chunks
-    for start in range(0, counts.n_cells, rows):
-        yield counts.rows(start, min(start + rows, counts.n_cells))
+def rows_at_once(batch_size: int, whole: int) -> int:
+    """Return the batch size, brought up to whole blocks."""
+    if batch_size < 1:
+        msg = f"batch_size is {batch_size}; expected at least 1"
+        raise ArgumentError(msg)
+    return -(-batch_size // whole) * whole
 
 
 def embed_rows(
@@ -183,8 +196,7 @@ def embed_rows(
     tokens, and which genes are measured.
     """
     parts: list[CellVectors] = []
-    measured_G = np.zeros(model.config.n_genes, dtype=bool)
-    measured_G[token_of_column[token_of_column >= 0]] = True
+    measured_G = measured_by(token_of_column, model.config.n_genes)
     n_seen = 0
     with (
         lent(model.network, device),
@@ -193,22 +205,29 @@ def embed_rows(
         for block in blocks:
             for start in range(0, block.shape[0], CHUNK):
                 tokens = model.tokenizer.tokenize(block[start : start + CHUNK], token_of_column)
-                parts.append(_embed_chunk(model, tokens, device, use_tokens=use_tokens))
+                parts.append(embed_chunk(model, tokens, device, use_tokens=use_tokens))
                 if watch is not None:
                     watch(n_seen, tokens, measured_G)
                 n_seen += tokens.n_cells
                 advance(tokens.n_cells)
-    if not parts:
-        nothing = np.zeros((0, model.config.embed_dim), np.float32)
-        return CellVectors(nothing, nothing.copy(), np.zeros(0, np.float32))
-    joined = (np.concatenate([getattr(p, f) for p in parts]) for f in CellVectors.__annotations__)
-    return CellVectors(*joined)
+    return CellVectors.join(parts, model.config.embed_dim)
 
 
-def _embed_chunk(
-    model: Model, tokens: TokenBatch, device: torch.device | str, *, use_tokens: bool | None
+def measured_by(token_of_column: np.ndarray, n_genes: int) -> np.ndarray:
+    """Return which genes of the model have a column (G, bool)."""
+    measured_G = np.zeros(n_genes, dtype=bool)
+    measured_G[token_of_column[token_of_column >= 0]] = True
+    return measured_G
+
+
+def embed_chunk(
+    model: Model,
+    tokens: TokenBatch,
+    device: torch.device | str,
+    *,
+    use_tokens: bool | None = None,
 ) -> CellVectors:
-    """Embed at most `CHUNK` cells; empty ones get zero rows."""
+    """Embed at most `CHUNK` cells; empty ones get zero rows. The network is on `device`."""
     with torch.inference_mode():
         cells = _padded(tokens, model.config.n_genes, model.config.n_tokens)
         out = model.network(cells.to(device), use_tokens=use_tokens)

@@ -35,6 +35,7 @@ VERBS = {
     "explanation",
     "occlusion",
     "stream_tables",
+    "labelling",
     "labels",
     "describe",
     "alike",

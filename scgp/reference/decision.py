@@ -24,6 +24,7 @@ every label: a term that all labels share has probability 1 whatever the cell is
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,11 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scgp.errors import ArgumentError
+from scgp.phenotypes.ontology import Ontology
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from scgp.phenotypes.ontology import Ontology
 
 UNKNOWN = "unknown"
 STATUSES = ("labelled", "ancestor", "unknown", "empty")
@@ -178,13 +178,11 @@ class _Plan:
     rank_T: NDArray[np.float64]
 
 
-def _make_plan(
-    below_TA: NDArray[np.bool_],
-    term_ids: Sequence[str],
-    label_ids: Sequence[str],
-    ontology: Ontology,
-    weight_near: float,
-) -> _Plan:
+@functools.lru_cache(maxsize=4)
+def _plan(label_ids: tuple[str, ...], prefix: str, weight_near: float) -> _Plan:
+    """Make the plan of some labels once, not for every block of cells; nobody writes to it."""
+    ontology = Ontology(prefix)
+    below_TA, term_ids = _labels_below(label_ids, ontology)
     below_TT = ontology.relation(label_ids).T
     n_below_A = np.array([len(ontology.descendants(i)) for i in term_ids], int)
     n_below_T = np.array([len(ontology.descendants(i)) if i else 0 for i in label_ids], int)
@@ -329,8 +327,7 @@ def decide(
             f"those of {n_cells} cells and {n_labels} labels"
         )
         raise ArgumentError(message)
-    below_TA, term_ids = _labels_below(label_ids, ontology)
-    plan = _make_plan(below_TA, term_ids, label_ids, ontology, weight_near)
+    plan = _plan(tuple(label_ids), ontology.prefix, weight_near)
     nearest_B = np.asarray(cosine_B, float)
     novel_B = novel_B | (nearest_B < novelty_threshold)
     blocks = [
@@ -347,36 +344,48 @@ def decide(
         for i in range(0, max(n_cells, 1), BLOCK)
     ]
     answers = _Answers(*map(np.concatenate, zip(*blocks, strict=True)))
-    return _write_out(
-        answers, empty_B, labels=labels, label_ids=label_ids, term_ids=term_ids, ontology=ontology
+    names = _names(tuple(labels), tuple(label_ids), ontology.prefix)
+    return _write_out(answers, empty_B, names)
+
+
+class _Names(NamedTuple):
+    """What the codes of answers stand for: labels, then terms, then "unknown", then nothing."""
+
+    name_C: NDArray[np.object_]
+    id_C: NDArray[np.object_]
+    status_C: NDArray[np.object_]
+    leaf_C: NDArray[np.object_]  # labels, then nothing
+    n_labels: int
+
+
+@functools.lru_cache(maxsize=4)
+def _names(labels: tuple[str, ...], label_ids: tuple[str, ...], prefix: str) -> _Names:
+    """Name the codes of some labels once, not for every block of cells."""
+    ontology = Ontology(prefix)
+    term_ids = ontology.closure(label_ids)
+    own_name = dict(zip(reversed(label_ids), reversed(labels), strict=True))
+    term_names = [own_name.get(i) or ontology.label(i) for i in term_ids]
+    kind_C = np.repeat([0, 1, 2, 3], [len(labels), len(term_ids), 1, 1])
+    return _Names(
+        name_C=np.array([*labels, *term_names, UNKNOWN, None], object),
+        id_C=np.array([*label_ids, *term_ids, "", ""], object),
+        status_C=np.array(STATUSES, object)[kind_C],
+        leaf_C=np.array([*labels, ""], object),
+        n_labels=len(labels),
     )
 
 
-def _write_out(
-    answers: _Answers,
-    empty_B: NDArray[np.bool_],
-    *,
-    labels: Sequence[str],
-    label_ids: Sequence[str],
-    term_ids: Sequence[str],
-    ontology: Ontology,
-) -> Decision:
-    """Turn codes into names: labels, then terms, then "unknown", then nothing."""
-    own_name = dict(zip(reversed(label_ids), reversed(labels), strict=True))
-    term_names = [own_name.get(i) or ontology.label(i) for i in term_ids]
-    names = np.array([*labels, *term_names, UNKNOWN, None], object)
-    ids = np.array([*label_ids, *term_ids, "", ""], object)
-    n_labels, n_named = len(labels), len(labels) + len(term_ids)
-    code_B = np.where(answers.term_B >= 0, n_labels + answers.term_B, n_named)
+def _write_out(answers: _Answers, empty_B: NDArray[np.bool_], names: _Names) -> Decision:
+    """Turn codes into names."""
+    n_named = len(names.name_C) - 2
+    code_B = np.where(answers.term_B >= 0, names.n_labels + answers.term_B, n_named)
     code_B = np.where(answers.label_B >= 0, answers.label_B, code_B)
     code_B = np.where(empty_B, n_named + 1, code_B)
-    kind_of_code = np.repeat([0, 1, 2, 3], [n_labels, len(term_ids), 1, 1])
-    leaf_code_B = np.where(empty_B, n_labels, answers.leaf_B)
     return Decision(
-        label=names[code_B],
-        ontology_id=ids[code_B],
+        label=names.name_C[code_B],
+        ontology_id=names.id_C[code_B],
         confidence=np.where(empty_B, 0, answers.mass_B).astype(np.float32),
-        status=np.array(STATUSES, object)[kind_of_code[code_B]],
-        leaf=np.array([*labels, ""], object)[leaf_code_B],
+        status=names.status_C[code_B],
+        leaf=names.leaf_C[np.where(empty_B, names.n_labels, answers.leaf_B)],
         leaf_confidence=np.where(empty_B, 0, answers.leaf_mass_B).astype(np.float32),
     )

@@ -1,0 +1,178 @@
+"""Rows of counts to labels, block by block: what annotate() does with cells, wherever it runs.
+
+Owns the order of the steps and their overlap. Knows neither AnnData nor where rows are stored.
+
+Shape suffixes: B cells of a block, V columns of the counts, E width of the joint space, G genes.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from scgp.device import lent
+from scgp.embed import CHUNK, CellVectors, embed_chunk, measured_by, rows_at_once
+from scgp.model.checkpoint import Model
+from scgp.reference.answer import BLOCK, answer
+from scgp.reference.candidates import Candidates
+from scgp.reference.decision import Decision
+from scgp.reference.index import ReferenceIndex
+
+#: Blocks that are read ahead and embedded while an earlier one is answered.
+AHEAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Labeller:
+    """What labels cells: a model, a reference, and what is asked of them.
+
+    Attributes
+    ----------
+    model, index
+        The model and the reference made with it.
+    candidates
+        The labels that may be answered; None: all of the index, and the terms above them.
+    set_mass
+        The mass of label sets (`scgp.reference.conformal.mass_for`); None: no sets.
+    """
+
+    model: Model
+    index: ReferenceIndex
+    candidates: Candidates | None = None
+    set_mass: float | None = None
+
+    def label(
+        self,
+        counts: sp.csr_matrix,
+        token_of_column: np.ndarray,
+        device: torch.device | str = "cpu",
+    ) -> "Labelled":
+        """Label the cells of a block; the network is on `device`.
+
+        Parameters
+        ----------
+        counts
+            B x V raw counts. What a cell is answered does not depend on the others.
+        token_of_column
+            Gene of the model of each column (V integers), -1 where it has none.
+        """
+        return self.answered(self.read(counts, token_of_column, device))
+
+    def read(
+        self, counts: sp.csr_matrix, token_of_column: np.ndarray, device: torch.device | str
+    ) -> "Read":
+        """Embed the cells of a block and score their genes: the part that the network does."""
+        describing = None if self.candidates is None else self.candidates.describing
+        heads = [self.index.gene_head, describing]
+        n_genes = self.model.config.n_genes
+        measured_G = measured_by(token_of_column, n_genes)
+        vectors: list[CellVectors] = []
+        scores: list[list[np.ndarray]] = [[] for _ in heads]
+        for first in range(0, counts.shape[0], CHUNK):
+            tokens = self.model.tokenizer.tokenize(counts[first : first + CHUNK], token_of_column)
+            vectors.append(embed_chunk(self.model, tokens, device))
+            values = None if not any(heads) else tokens.values(n_genes)
+            for head, found in zip(heads, scores, strict=True):
+                if head is not None:
+                    found.append(head.scores(values, measured_G))
+        joined = [np.concatenate(found) if found else None for found in scores]
+        return Read(CellVectors.join(vectors, self.model.config.embed_dim), *joined)
+
+    def answered(self, read: "Read") -> "Labelled":
+        """Compare what was read with the reference, and decide."""
+        vectors = read.vectors
+        parts = answer(
+            self.index, vectors.cell_BE, vectors.type_BE, read.score_BS,
+            candidates=self.candidates, described_BX=read.described_BX, set_mass=self.set_mass,
+        )  # fmt: skip
+        return Labelled(Decision.join(list(parts), sets=self.set_mass is not None), vectors)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A block of cells as network and heads see it: vectors, and scores where there is a head."""
+
+    vectors: CellVectors
+    score_BS: np.ndarray | None
+    described_BX: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The answers to a block of cells, and their vectors."""
+
+    decision: Decision
+    vectors: CellVectors
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells of the block."""
+        return len(self.vectors.total_B)
+
+
+def label_blocks(
+    labeller: Labeller,
+    rows: Callable[[int, int], sp.csr_matrix],
+    n_cells: int,
+    token_of_column: np.ndarray,
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    first: int = 0,
+) -> Iterator[tuple[int, Labelled]]:
+    """Label cells in blocks of about `batch_size`, in order; memory holds a few blocks.
+
+    A block is read and embedded in a thread while the one before it is answered.
+
+    Parameters
+    ----------
+    labeller
+        What labels them.
+    rows
+        Gives the counts of the cells ``start`` to ``stop``.
+    n_cells, first
+        Cells there are, and the first to be labelled.
+    token_of_column
+        Gene of the model of each column.
+    batch_size
+        Cells of a block; brought up to whole blocks of `answer`, and without effect on any answer.
+    device
+        Where the network computes.
+
+    Yields
+    ------
+    The position of a block's first cell, and its answers.
+    """
+    size = rows_at_once(batch_size, BLOCK)
+    waiting: deque[tuple[int, Future[Read]]] = deque()
+    starts = iter(range(first, n_cells, size))
+
+    def read(start: int) -> Read:
+        counts = rows(start, min(start + size, n_cells))
+        return labeller.read(counts, token_of_column, device)
+
+    with lent(labeller.model.network, device), ThreadPoolExecutor(1, "scgp-read") as reader:
+        try:
+            for start in starts:
+                waiting.append((start, reader.submit(read, start)))
+                if len(waiting) == AHEAD:
+                    begun, future = waiting.popleft()
+                    yield begun, labeller.answered(future.result())
+            while waiting:
+                begun, future = waiting.popleft()
+                yield begun, labeller.answered(future.result())
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def joined(parts: list[Labelled], labeller: Labeller) -> Labelled:
+    """Put the blocks of cells together, in their order."""
+    sets = labeller.set_mass is not None
+    width = labeller.model.config.embed_dim
+    decision = Decision.join([part.decision for part in parts], sets=sets)
+    return Labelled(decision, CellVectors.join([part.vectors for part in parts], width))
