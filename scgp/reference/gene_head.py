@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from scgp.reference.products import product
+from scgp.reference.products import weighted_sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,8 +40,8 @@ DRAWN_WEIGHT = 0.5
 TEMPERATURE = 0.25
 #: Cells of each label and study that the head is fitted to, and of each label and profile.
 CELLS, DRAWN_CELLS = 100, 8
-#: Rows that are dense at once: of a product of scores, and of the moments.
-CHUNK, BLOCK = 256, 1024
+#: Rows that are dense at once when the moments are taken.
+BLOCK = 1024
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,14 +92,9 @@ class GeneHead:
         offset_S = -mean_H @ weight_HS
         offset_S[: len(self.bias_T)] += self.bias_T
         x_BH = _scaled(value_BG, self.gene_H, self.scale_H)
-        score_BS = np.empty((x_BH.shape[0], self.n_scores), np.float32)
-        # always products of one size, so that a cell's scores depend on no other cell
-        block_CH = np.zeros((CHUNK, len(self.gene_H)), np.float32)
-        for start in range(0, len(score_BS), CHUNK):
-            part = x_BH[start : start + CHUNK]
-            block_CH[: part.shape[0]] = part.toarray()
-            score_BS[start : start + CHUNK] = product(block_CH, weight_HS)[: part.shape[0]]
-        score_BS += offset_S
+        # A cell expresses a sixth of these genes: sums over those take half the time of a product,
+        # and the sum of a cell depends on no other cell.
+        score_BS: NDArray[np.float32] = weighted_sums(x_BH, weight_HS) + offset_S
         return score_BS
 
     @functools.cached_property

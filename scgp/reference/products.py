@@ -1,4 +1,4 @@
-"""The product of matrices in which a row does not depend on where it stands.
+"""Products of matrices in which a row does not depend on where it stands.
 
 numpy's product rounds the rows of one matrix in several ways, by their place, on some processors
 (OpenBLAS on AMD EPYC: one number in eight of a product of 256 x 3,000 by 586 changed its last bit
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    import scipy.sparse as sp
     from numpy.typing import NDArray
 
 
@@ -29,4 +30,27 @@ def product(rows_BD: NDArray[Any], columns_DT: NDArray[Any]) -> NDArray[Any]:
     left, right = (np.ascontiguousarray(x, kind) for x in (rows_BD, columns_DT))
     found: NDArray[Any] = np.empty((len(left), right.shape[1]), kind)
     torch.mm(torch.from_numpy(left), torch.from_numpy(right), out=torch.from_numpy(found))
+    return found
+
+
+def weighted_sums(value_BH: sp.csr_matrix, row_HS: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the product of sparse and dense float32 (B x S): sums of weighted rows.
+
+    Examples
+    --------
+    >>> import scipy.sparse as sp
+    >>> value_BH = sp.csr_matrix(np.array([[0, 2], [0, 0]], "float32"))
+    >>> weighted_sums(value_BH, np.array([[1, 2], [3, 4]], "float32")).tolist()
+    [[6.0, 8.0], [0.0, 0.0]]
+    """
+    arrays = (value_BH.indices, value_BH.indptr, value_BH.data)
+    index_N, offset_B, weight_N = (
+        torch.from_numpy(np.asarray(x, kind))
+        for x, kind in zip(arrays, (np.int64, np.int64, np.float32), strict=True)
+    )
+    summed = torch.nn.functional.embedding_bag(
+        index_N, torch.from_numpy(row_HS), offset_B, mode="sum", per_sample_weights=weight_N,
+        include_last_offset=True,
+    )  # fmt: skip
+    found: NDArray[np.float32] = summed.numpy()
     return found
