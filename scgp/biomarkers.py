@@ -19,11 +19,13 @@ from scgp.asked import asked_of
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cohorts import read_cohorts, with_enough
+from scgp.contextual_shift import SHIFT, contextual_shift
 from scgp.device import resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, warn_user
 from scgp.marker_table import beside as joined
 from scgp.marker_table import check_beside, each, whole
+from scgp.reading import check_context
 from scgp.removals import Cells
 from scgp.slots import check_adata
 from scgp.unit_evidence import Asking, drawn, gathered, removed, values
@@ -55,6 +57,7 @@ def biomarkers(
     min_cells: int = 10,
     max_cells: int = 500,
     exact_cells: int = 5,
+    contextual: bool = False,
     all_genes: bool = False,
     by_unit: bool = False,
     beside: pd.DataFrame | None = None,
@@ -100,6 +103,11 @@ def biomarkers(
     exact_cells
         Cells of each phenotype and unit from which a gene that was found is truly removed; 0 leaves
         that out, and NaN in its columns.
+    contextual
+        Also test whether the contextual embedding of each gene of the table differs between the
+        phenotype and other cells of its units (:func:`scgp.polyfunctionality`): `max_cells` of
+        each, and a few hundred expression-matched genes read in all of them, which is most of the
+        time. Not with `by_unit`.
     all_genes
         Also return the genes that neither finds.
     by_unit
@@ -151,6 +159,11 @@ def biomarkers(
     ``exact_effect``, ``exact_difference``, ``n_exact`` : float, float, int
         What true removal costs cells with a count of the gene: log odds (compare with
         ``effect_expressing``) and fused probability, mean over units; and the number of cells.
+
+    With `contextual` also ``contextual_effect``, ``contextual_excess``, ``contextual_p`` and
+    ``contextual_replication`` : float, which are ``effect``, ``excess``, ``p`` and ``replication``
+    of :func:`scgp.polyfunctionality` for the two contexts, with units as donors; NaN for a gene
+    that too few cells of one of them express.
 
     With `by_unit`: ``group``, ``unit``, ``gene``, ``ensembl_id``, ``n_cells``, ``effect``,
     ``effect_expressing``, ``removal_rank``, ``detected``, ``detected_outside``,
@@ -207,6 +220,9 @@ def biomarkers(
     """
     check_adata(adata)
     _check(n_genes=n_genes, min_cells=min_cells, max_cells=max_cells, exact_cells=exact_cells)
+    if contextual and by_unit:
+        msg = "contextual=True and by_unit=True do not go together: units are its replicates"
+        raise ArgumentError(msg)
     keys = ["group", "unit", "gene"] if by_unit else ["group", "gene"]
     check_beside(beside, keys)
     if rivals not in {"phenotypes", "labels"}:
@@ -215,6 +231,8 @@ def biomarkers(
     on = resolve_device(device)
     cohorts = read_cohorts(adata, groupby, across, groups)
     model = resolve_model(model)
+    if contextual:
+        check_context(model)
     index_of = _indexes(index, model, cohorts.units)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     cells = Cells(counts, match_genes(counts, model.genes).token_of_column, model, on)
@@ -237,6 +255,11 @@ def biomarkers(
                     all_genes=all_genes, exact_cells=exact_cells, seed=seed)
             for evidence in found
         ]  # fmt: skip
+        if contextual:
+            tables = [
+                _with_contexts(asking, table, min_cells=min_cells, max_cells=max_cells, seed=seed)
+                for table in tables
+            ]
     table = pd.concat(tables, ignore_index=True)
     return table if beside is None else joined(table, beside, keys)
 
@@ -260,6 +283,19 @@ def _chosen(
         for name, value_R in told.items():
             table.loc[gene_R, name] = value_R
     return table if all_genes else table[is_found]
+
+
+def _with_contexts(
+    asking: Asking, table: pd.DataFrame, *, min_cells: int, max_cells: int, seed: int
+) -> pd.DataFrame:
+    """Add the columns of contextual shift to the table of one phenotype; its index has genes."""
+    if table.empty:
+        return table.assign(**dict.fromkeys(SHIFT, np.nan))
+    columns = contextual_shift(
+        asking.cells, asking.cohorts, asking.rows_of, table["group"].iloc[0],
+        table.index.to_numpy(), min_cells=min_cells, max_cells=max_cells, seed=seed,
+    )  # fmt: skip
+    return table.join(columns)
 
 
 def _indexes(

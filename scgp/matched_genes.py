@@ -9,7 +9,7 @@ N draws of the null.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 #: Cells of a draw of the null must be two at least, or a mean is that of one cell.
 FEWEST_CELLS = 2
+
+
+class Rows(Protocol):
+    """Cells whose counts can be read: a `CountMatrix`, or some of its rows."""
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+
+    def rows(self, start: int, stop: int) -> sp.csr_matrix:
+        """Read the rows ``start`` to ``stop``."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +55,7 @@ class Levels:
 
 
 def blocks_of(
-    counts: CountMatrix, token_V: np.ndarray, n_genes: int, batch_size: int
+    counts: Rows, token_V: np.ndarray, n_genes: int, batch_size: int
 ) -> Iterator[tuple[int, sp.csr_matrix]]:
     """Give the first row and the counts by gene of the model (B x G) of one block after another."""
     known = np.flatnonzero(token_V >= 0)

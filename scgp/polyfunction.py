@@ -1,9 +1,9 @@
 """polyfunctionality(): how much what a gene does depends on where it is, with a null and controls.
 
 Owns the verb: which genes, cells, contexts and donors are used, and what is refused. Must not know
-the statistic (`between`), its null genes (`panel`) nor how a row is made (`gene_rows`).
+how they are compared (`contexts`), the statistic (`between`), nor its null genes (`panel`).
 
-Shape suffixes: N cells, G genes of the model, T genes that can be tested.
+Shape suffixes: N cells, G genes of the model, K contexts.
 """
 
 from __future__ import annotations
@@ -12,22 +12,16 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from scgp.cells.counts import CountMatrix, choose_counts
+from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.named import named_genes
-from scgp.context import READ_CELLS, count_blocks
+from scgp.contexts import LEAST_GENES, Contexts
 from scgp.device import resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, GeneError, warn_user
-from scgp.gene_rows import COLUMNS, Cohort, measure, table_of
 from scgp.groups import group_codes
-from scgp.matched_genes import blocks_of
-from scgp.model.network import CellTransformer
-from scgp.panel import choose_panel
-from scgp.progress import progress_bar
-from scgp.reading import CellsToRead, check_context
+from scgp.reading import check_context
 from scgp.slots import check_adata
 
 if TYPE_CHECKING:
@@ -38,10 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scgp.model.checkpoint import Model
-
-
-#: A gene needs two matched genes: each of them is held against the others, too.
-LEAST_GENES = 3
 
 
 def polyfunctionality(
@@ -173,44 +163,35 @@ def polyfunctionality(
     donor_N = np.zeros(adata.n_obs, np.int64)
     if donor_key is not None:
         donor_N = group_codes(adata, donor_key)[0]
-    used_N = (group_N >= 0) & (donor_N >= 0)
-    _say_left_out(used_N, groupby, donor_key)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     token_V = match_genes(counts, model.genes).token_of_column
     asked = None if genes is None else named_genes(genes, model.genes, token_V)
-    confounded = _confounded(group_N, donor_N, used_N, names, groupby, min_cells=min_cells)
-    level_G, testable_G = _survey(
-        counts, token_V, model.config.n_genes, np.where(used_N, group_N, -1), min_cells
+    contexts = Contexts(
+        model, counts, token_V, group_N, tuple(names), donor_N, min_cells=min_cells, seed=seed
     )
-    gene_T = np.flatnonzero(testable_G)
-    tested = gene_T if asked is None else _tested(asked, testable_G, model, min_cells)
+    _say_left_out(contexts.used_N, groupby, donor_key)
+    _check_contexts(contexts, groupby)
+    testable_G = contexts.survey[1]
+    n_testable = int(testable_G.sum())
+    tested = (
+        np.flatnonzero(testable_G)
+        if asked is None
+        else _tested(asked, testable_G, model, min_cells)
+    )
     if not len(tested):
         msg = f"no gene has {min_cells} cells that express it in two contexts (min_cells)"
         raise GeneError(msg)
-    if len(gene_T) < LEAST_GENES:
+    if n_testable < LEAST_GENES:
         msg = (
-            f"{len(gene_T)} genes of these data have {min_cells} cells that express them in two "
+            f"{n_testable} genes of these data have {min_cells} cells that express them in two "
             f"contexts; a gene is held against others of its level, so {LEAST_GENES} are needed"
         )
         raise GeneError(msg)
-    chosen = choose_panel(level_G[gene_T], gene_T, model.config.n_genes, seed)
-    cohort = Cohort(
-        group_N, np.zeros_like(donor_N) if confounded else donor_N, used_N, tuple(names),
-        min_cells=min_cells, n_permutations=0 if confounded else n_permutations, seed=seed,
-        counted_N=donor_N,
-    )  # fmt: skip
-    networks = [model.network] + ([_untrained(model, seed)] if controls else [])
-    n_steps = counts.n_cells * 2 * len(networks)
-    with progress_bar(n_steps, what="read", unit="cell", shown=progress) as advance:
-        cells = CellsToRead(
-            model, lambda: count_blocks(counts), token_V, counts.n_cells, on, advance
-        )
-        parts = [
-            measure(cells, tested, chosen, cohort, network, effect_alone=i > 0)
-            for i, network in enumerate(networks)
-        ]
-    _say_lost([g for g in tested.tolist() if not parts[0].get(g)], len(tested), model)
-    return table_of(parts, model.genes)[COLUMNS]
+    table, lost = contexts.table(
+        tested, n_permutations=n_permutations, controls=controls, device=on, progress=progress
+    )
+    _say_lost(lost, len(tested), model)
+    return table
 
 
 def _check_numbers(min_cells: int, n_permutations: int) -> None:
@@ -230,51 +211,22 @@ def _say_left_out(used_N: np.ndarray, groupby: str, donor_key: str | None) -> No
         warn_user(f"{n_out} of {len(used_N)} cells have no value in obs[{keys}] and are left out")
 
 
-def _confounded(
-    group_N: np.ndarray,
-    donor_N: np.ndarray,
-    used_N: np.ndarray,
-    names: list[str],
-    groupby: str,
-    *,
-    min_cells: int,
-) -> bool:
-    """Refuse where there are no two contexts; say whether no donor has cells of two."""
-    size_K = np.bincount(group_N[used_N], minlength=len(names))
-    if (size_K >= min_cells).sum() < 2:
-        found = ", ".join(f"{name!r} {n}" for name, n in zip(names, size_K, strict=True))
+def _check_contexts(contexts: Contexts, groupby: str) -> None:
+    """Refuse where there are no two contexts; tell where no donor has cells of two."""
+    names, min_cells = contexts.names, contexts.min_cells
+    if (contexts.size_K >= min_cells).sum() < 2:
+        found = ", ".join(f"{name!r} {n}" for name, n in zip(names, contexts.size_K, strict=True))
         msg = (
             f"fewer than two contexts of obs[{groupby!r}] have {min_cells} cells (min_cells): "
             f"{found[:300]}"
         )
         raise ArgumentError(msg)
-    large_N = used_N & (size_K[group_N] >= min_cells)
-    pairs = np.unique(np.stack([donor_N[large_N], group_N[large_N]]), axis=1)
-    if (np.bincount(pairs[0]) > 1).any():
-        return False
-    warn_user(
-        f"contexts and donors are confounded: every donor has cells of one value of "
-        f"obs[{groupby!r}] only. What differs between contexts may differ between donors, so there "
-        "is no p, and effects are of both together"
-    )
-    return True
-
-
-def _survey(
-    counts: CountMatrix, token_V: np.ndarray, n_genes: int, group_N: np.ndarray, min_cells: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean CP10k of each gene, and whether it has enough cells in two contexts."""
-    n_groups = int(group_N.max()) + 1
-    cells_KG, sum_G = np.zeros((n_groups, n_genes)), np.zeros(n_genes)
-    first = 0
-    for start, count_BG in blocks_of(counts, token_V, n_genes, READ_CELLS):
-        code_B = group_N[start : start + count_BG.shape[0]]
-        first += count_BG.shape[0]
-        total_B = np.maximum(np.asarray(count_BG.sum(axis=1)).ravel(), 1)
-        sum_G += np.asarray(count_BG.T @ (1e4 / total_B)).ravel()
-        for k in np.unique(code_B[code_B >= 0]):
-            cells_KG[k] += np.asarray((count_BG[code_B == k] > 0).sum(axis=0)).ravel()
-    return sum_G / max(first, 1), (cells_KG >= min_cells).sum(axis=0) >= 2
+    if contexts.confounded:
+        warn_user(
+            f"contexts and donors are confounded: every donor has cells of one value of "
+            f"obs[{groupby!r}] only. What differs between contexts may differ between donors, so "
+            "there is no p, and effects are of both together"
+        )
 
 
 def _tested(asked: np.ndarray, testable_G: np.ndarray, model: Model, min_cells: int) -> np.ndarray:
@@ -302,10 +254,3 @@ def _say_lost(lost: list[int], n_tested: int, model: Model) -> None:
     if len(lost) == n_tested:
         raise GeneError(msg)
     warn_user(msg)
-
-
-def _untrained(model: Model, seed: int) -> CellTransformer:
-    """Return a network of the same shape with random weights; torch's own random state is kept."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return CellTransformer(model.config).eval()

@@ -24,6 +24,8 @@ VERBS = {
     "loop",
     "objective",
     "context",
+    "contexts",
+    "contextual_shift",
     "polyfunction",
     "perturb",
     "score",

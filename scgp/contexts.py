@@ -1,0 +1,147 @@
+"""Genes tested between contexts: from cells, contexts and donors to a table.
+
+Owns the order of the work that `polyfunctionality` and `biomarkers` share: survey, panel, reading,
+rows. Must not know where contexts come from, nor what is refused or told.
+
+Shape suffixes: N cells, G genes of the model, T genes that can be tested, K contexts.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scgp.context import READ_CELLS
+from scgp.gene_rows import COLUMNS, Cohort, measure, table_of
+from scgp.matched_genes import blocks_of
+from scgp.model.network import CellTransformer
+from scgp.panel import choose_panel
+from scgp.progress import progress_bar
+from scgp.reading import CellsToRead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+    import scipy.sparse as sp
+
+    from scgp.matched_genes import Rows
+    from scgp.model.checkpoint import Model
+
+#: A gene needs two matched genes: each of them is held against the others, too.
+LEAST_GENES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Contexts:
+    """Cells, their contexts and donors, and how they are to be compared.
+
+    Attributes
+    ----------
+    model, counts, token_V
+        The model, the cells, and the gene of each column.
+    group_N, names
+        Context of each cell (-1: none), and the names of the contexts.
+    donor_N
+        Donor of each cell (-1: unknown); cells without one, or without a context, are not used.
+    min_cells
+        Cells that express a gene that a context needs, to count for it.
+    seed
+        Of permutations, of matched genes and of the untrained network.
+    """
+
+    model: Model
+    counts: Rows
+    token_V: np.ndarray
+    group_N: np.ndarray
+    names: tuple[str, ...]
+    donor_N: np.ndarray
+    min_cells: int
+    seed: int
+
+    @property
+    def used_N(self) -> np.ndarray:
+        """Whether a cell has a context and a donor."""
+        return (self.group_N >= 0) & (self.donor_N >= 0)
+
+    @property
+    def size_K(self) -> np.ndarray:
+        """Cells of each context."""
+        return np.bincount(self.group_N[self.used_N], minlength=len(self.names))
+
+    @functools.cached_property
+    def confounded(self) -> bool:
+        """Whether no donor has cells of two contexts that are large enough."""
+        large_N = self.used_N & (self.size_K[self.group_N] >= self.min_cells)
+        pairs = np.unique(np.stack([self.donor_N[large_N], self.group_N[large_N]]), axis=1)
+        return not bool((np.bincount(pairs[0]) > 1).any())
+
+    @functools.cached_property
+    def survey(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mean CP10k of each gene, and whether it has enough cells in two contexts."""
+        n_genes, group_N = self.model.config.n_genes, np.where(self.used_N, self.group_N, -1)
+        cells_KG, sum_G = np.zeros((int(group_N.max()) + 1, n_genes)), np.zeros(n_genes)
+        for start, count_BG in blocks_of(self.counts, self.token_V, n_genes, READ_CELLS):
+            code_B = group_N[start : start + count_BG.shape[0]]
+            total_B = np.maximum(np.asarray(count_BG.sum(axis=1)).ravel(), 1)
+            sum_G += np.asarray(count_BG.T @ (1e4 / total_B)).ravel()
+            for k in np.unique(code_B[code_B >= 0]):
+                cells_KG[k] += np.asarray((count_BG[code_B == k] > 0).sum(axis=0)).ravel()
+        level_G = sum_G / max(self.counts.n_cells, 1)
+        return level_G, (cells_KG >= self.min_cells).sum(axis=0) >= 2
+
+    def table(
+        self,
+        tested: np.ndarray,
+        *,
+        n_permutations: int,
+        controls: bool,
+        device: torch.device | str,
+        progress: bool,
+    ) -> tuple[pd.DataFrame, list[int]]:
+        """Measure genes that the survey says can be tested.
+
+        Returns
+        -------
+        The table of `polyfunctionality`, and the genes that no donor expresses in two contexts,
+        which are not in it.
+        """
+        level_G, testable_G = self.survey
+        gene_T = np.flatnonzero(testable_G)
+        chosen = choose_panel(level_G[gene_T], gene_T, self.model.config.n_genes, self.seed)
+        alone = self.confounded
+        cohort = Cohort(
+            self.group_N, np.zeros_like(self.donor_N) if alone else self.donor_N, self.used_N,
+            self.names, min_cells=self.min_cells, n_permutations=0 if alone else n_permutations,
+            seed=self.seed, counted_N=self.donor_N,
+        )  # fmt: skip
+        networks = [self.model.network] + ([_untrained(self.model, self.seed)] if controls else [])
+        n_steps = self.counts.n_cells * 2 * len(networks)
+        with progress_bar(n_steps, what="read", unit="cell", shown=progress) as advance:
+            cells = CellsToRead(
+                self.model, self._blocks, self.token_V, self.counts.n_cells, device, advance
+            )
+            parts = [
+                measure(cells, tested, chosen, cohort, network, effect_alone=i > 0)
+                for i, network in enumerate(networks)
+            ]
+        lost = [g for g in tested.tolist() if not parts[0].get(g)]
+        if len(lost) == len(tested):
+            return table_of([{}], self.model.genes), lost
+        return table_of(parts, self.model.genes)[COLUMNS], lost
+
+    def _blocks(self) -> Iterator[sp.csr_matrix]:
+        n_cells = self.counts.n_cells
+        for start in range(0, n_cells, READ_CELLS):
+            yield self.counts.rows(start, min(start + READ_CELLS, n_cells))
+
+
+def _untrained(model: Model, seed: int) -> CellTransformer:
+    """Return a network of the same shape with random weights; torch's own random state is kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CellTransformer(model.config).eval()
