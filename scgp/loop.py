@@ -67,6 +67,10 @@ class _Module(lightning.LightningModule):
         self.first = first
         # the step that comes next: as the optimizer counts, earlier parts of the run included
         self.taken = first
+        if objective.ranks.size > 1:
+            # DDP looks for parameters without a gradient, of which each phase may have some, and
+            # prints a warning from C++ at the first step that has none; this one never has any
+            self.never = torch.nn.Parameter(torch.zeros(()))
 
     def training_step(self, _: int) -> torch.Tensor:
         step = self.taken
@@ -270,8 +274,6 @@ def _fit(
     with warnings.catch_warnings(), _quiet(), ranks.dropout_of(network):
         # ours is a stream of steps: it has no length, needs no workers, and is made for this loop
         warnings.filterwarnings("ignore", module="lightning")
-        # of DDP: there are such parameters in one of the two phases
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True")
         trainer = lightning.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=job.processes.devices if device.index is None else [device.index],
@@ -335,10 +337,12 @@ def _run(fit: Callable[[], None]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's notices about devices and products out of the user's log."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
