@@ -74,14 +74,14 @@ def beside(n_more: int, work: Work, content: Any, *, backend: str) -> Iterator[N
             started.append((process, ours))
         for rank in range(1, n_more + 1):
             _hear(started, rank)
-        for _, pipe in started:
-            pipe.send(content)
         try:
+            for _, pipe in started:
+                pipe.send(content)
             with _group(store, 0, n_more + 1, backend):
                 yield
                 for rank in range(1, n_more + 1):
                     _hear(started, rank)
-        except RuntimeError as error:  # what torch.distributed raises when a process is gone
+        except (RuntimeError, OSError) as error:  # as torch and pipes say that a process is gone
             _blame(started, error)
             raise
     finally:

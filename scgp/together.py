@@ -5,7 +5,7 @@ Owns what Lightning must know of processes. Knows neither network nor cells.
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -80,8 +80,10 @@ class Processes:
             msg = f"strategy is {strategy!r}; expected one of {', '.join(map(repr, STRATEGIES))}"
             raise ArgumentError(msg)
         _check_devices(devices, num_nodes, device)
-        environment, size = outside(), devices * num_nodes
-        if environment is not None and (size > 1 or _is_torchrun(environment)):
+        size = devices * num_nodes
+        # torchrun is there to start one training; tasks of SLURM may well train a model each
+        environment = outside(_OUTSIDE if size > 1 else _OUTSIDE[:1])
+        if environment is not None:
             return cls._of(environment, devices, num_nodes, strategy)
         if size == 1:
             return cls()
@@ -229,14 +231,25 @@ class _Together(DDPStrategy):
         pass
 
 
-def outside() -> ClusterEnvironment | None:
-    """Return what started this process together with others (torchrun, SLURM, ...), if any did."""
+def outside(
+    kinds: Sequence[type[ClusterEnvironment]] = _OUTSIDE,
+) -> ClusterEnvironment | None:
+    """Return what started this process together with others (torchrun, SLURM, ...), if any did.
+
+    Raises
+    ------
+    ArgumentError
+        It was called in a way that Lightning does not support.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that srun is there and not used: then nothing did
-        found = [environment() for environment in _OUTSIDE if environment.detect()]
+        try:
+            found = [_made(kind) for kind in kinds if kind.detect()]
+        except RuntimeError as error:
+            raise ArgumentError(str(error)) from error
     return next((e for e in found if e.world_size() > 1), None)
 
 
-def _is_torchrun(environment: ClusterEnvironment) -> bool:
-    """Whether it exists to start one training; tasks of SLURM may well train a model each."""
-    return isinstance(environment, TorchElasticEnvironment)
+def _made(kind: type[ClusterEnvironment]) -> ClusterEnvironment:
+    """Make an environment; that of SLURM without Lightning's own checkpoints, which are pickles."""
+    return SLURMEnvironment(auto_requeue=False) if kind is SLURMEnvironment else kind()

@@ -239,14 +239,23 @@ def test_processes_from_outside_must_be_as_many_as_were_asked_for(monkeypatch):
             Processes.plan(devices, nodes, "auto", CPU)
 
 
-def test_a_task_of_slurm_trains_alone_if_it_is_asked_to(monkeypatch):
-    class Slurm(Elastic, together.SLURMEnvironment):
-        __bases__ = (together.SLURMEnvironment,)
-
-    monkeypatch.setattr(together, "_is_torchrun", lambda _: False)
-    monkeypatch.setattr(together, "_OUTSIDE", (Slurm,))
+def test_tasks_of_slurm_train_together_or_each_alone(monkeypatch):
+    """The variables are those that srun sets for the third of four tasks on two machines."""
+    variables = {
+        "JOB_ID": "1234567", "JOB_NAME": "train", "NTASKS": "4", "NTASKS_PER_NODE": "2",
+        "PROCID": "2", "LOCALID": "0", "NODEID": "1", "NODELIST": "node[1-2]",
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    expected = Processes(devices=2, num_nodes=2, rank=2, outside=True)
+    assert Processes.plan(2, 2, "auto", CPU) == expected
     assert Processes.plan(1, 1, "auto", CPU) == Processes()
-    assert Processes.plan(4, 1, "auto", CPU).rank == 3
+    assert not together.outside().auto_requeue
+    with pytest.raises(ArgumentError, match="SLURM started 4 processes, but devices=4"):
+        Processes.plan(4, 2, "auto", CPU)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(ArgumentError, match="--ntasks-per-node"):
+        Processes.plan(2, 2, "auto", CPU)
 
 
 # ---- the parts ----
