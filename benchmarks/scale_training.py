@@ -57,8 +57,8 @@ def main() -> None:
     rows = [_apart(args, row) for row in ROWS]
     result = {"load_average": os.getloadavg(), "rows": rows}
     (args.out / "scale_training.json").write_text(json.dumps(result, indent=1) + "\n")
-    (args.out / "scale_training.md").write_text(report(rows))
-    sys.stdout.write(report(rows))
+    (args.out / "scale_training.md").write_text(report(result))
+    sys.stdout.write(report(result))
 
 
 def _apart(args: argparse.Namespace, row: tuple[str, int, str]) -> dict[str, Any]:
@@ -199,14 +199,17 @@ def _peak(device: Any) -> dict[str, float]:
     return found
 
 
-def report(rows: list[dict[str, Any]]) -> str:
+def report(result: dict[str, Any]) -> str:
     """Return the tables."""
+    rows = result["rows"]
+    load = result["load_average"][-1]
     lines = [
         "Made by `python benchmarks/scale_training.py --data ../shared/data`. Real cells, one "
         "thread a process. *Clock*: cells/s by the clock, which other work on the machine lowers. "
         "*Processor*: cells per second of processor time of one process; with two, a process "
         "computes half of each batch. *Share*: of the peak rate of products of matrices, by "
-        "processor time.",
+        f"processor time. Other work was going on: a load average of {load:.0f}, on "
+        f"{os.cpu_count()} cores.",
         "",
         "| shape | device | processes | phase | precision | clock | processor | MFLOP a cell "
         "| peak, GFLOP/s | share |",
@@ -242,7 +245,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         first, second = cells / pooled / 3600, cells / context / 3600
         both = first + second
         lines.append(
-            f"| {cells:,} | {first:,.1f} | {second:,.1f} | {both:,.1f} "
+            f"| {cells:,} | {first:,.2f} | {second:,.2f} | {both:,.2f} "
             f"| {both * USD_PER_CORE_HOUR:,.2f} |"
         )
     return "\n".join(lines) + "\n"
