@@ -1,5 +1,8 @@
 """Early stopping: what is held out, when it is checked, and that an interrupted run stops alike."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +14,9 @@ from scgp.errors import ArgumentError
 from scgp.model.checkpoint import Model
 from scgp.model.config import TrainConfig
 from scgp.stopping import Stopping, held_out
-from tests.train_together import train
+
+sys.path.insert(0, str(Path(__file__).parent))
+from train_together import train
 
 
 def make_corpus(study, donor, *, labelled=None, drawn=None):

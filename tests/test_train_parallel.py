@@ -24,7 +24,9 @@ from scgp.errors import ArgumentError, DeviceError, ScgpError
 from scgp.model.checkpoint import Model
 from scgp.ranks import Ranks
 from scgp.together import Processes
-from tests.train_together import TOKENS, train
+
+sys.path.insert(0, str(Path(__file__).parent))
+from train_together import TOKENS, train
 
 SCRIPT = Path(__file__).with_name("train_together.py")
 CPU = torch.device("cpu")
