@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PICTURES = (".png", ".pdf", ".svg")
 _TRAIN_KEYS = ("label_key", "study_key", "donor_key", "tissue_key", "disease_key")
 _TRAIN_SETTINGS = ("pool_steps", "steps", "batch_size", "seed")
+_TRAIN_PROCESSES = ("devices", "num_nodes", "strategy")
 _FEWEST_FOR_UMAP = 10  # neighbours of fewer cells have no shape to draw
 
 
@@ -99,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--overwrite", action="store_true", help="replace the model at --out")
     train.add_argument("--restart", action="store_true", help="leave an unfinished run aside")
     train.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    train.add_argument("--devices", type=int, help="devices of a machine that train together")
+    train.add_argument("--num-nodes", type=int, help="machines that train together")
+    train.add_argument("--strategy", help="auto, ddp or ddp_spawn: where the processes come from")
     train.set_defaults(run=_train)
 
     demo = commands.add_parser("demo", help="annotate a real data set that scanpy ships")
@@ -186,7 +190,7 @@ def _train(args: argparse.Namespace) -> None:
 
     for path in [*args.input, *(args.unlabelled or ())]:
         _check_source(path)
-    options = _given(args, *_TRAIN_KEYS, "unlabelled", "base", "device")
+    options = _given(args, *_TRAIN_KEYS, "unlabelled", "base", "device", *_TRAIN_PROCESSES)
     settings = _given(args, *_TRAIN_SETTINGS)
     if settings:
         from scgp.model.config import TrainConfig

@@ -1,18 +1,17 @@
-"""The training loop: Lightning drives the objective, step by step; the only file that imports it.
+"""The training loop: Lightning drives the objective, step by step.
 
-Owns the schedule, the state of an unfinished run and the history of losses. Knows nothing of
-AnnData, calibration or indexes.
+Owns the steps, their schedule and the history of losses. Knows nothing of AnnData, calibration or
+indexes.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import math
 import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,75 +22,72 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
+from scgp.callbacks import Check, KeepState, Start
 from scgp.cells.corpus import Corpus
-from scgp.cells.queries import ContextSample
-from scgp.cells.sampling import MaskedSample, Sample, Sampler
+from scgp.cells.sampling import Sampler
 from scgp.cells.tokens import Tokenizer
 from scgp.device import has_bf16
-from scgp.errors import CheckpointError
-from scgp.model.checkpoint import Model, read_state, round_weights, write_state
-from scgp.model.config import TrainConfig
+from scgp.model.checkpoint import Model, round_weights
+from scgp.model.config import ModelConfig, TrainConfig
+from scgp.model.network import CellTransformer
 from scgp.objective import Objective, TermTable
+from scgp.processes import beside
+from scgp.ranks import Ranks
+from scgp.stopping import Stopping, held_out
+from scgp.together import Processes
+from scgp.unfinished import identity_of, read_unfinished, under
 
 logger = logging.getLogger(__name__)
 
-#: Steps between two saves of the training state, and (at most) between two lines of the history.
-SAVE_EVERY, LOG_EVERY = 200, 20
+#: Steps (at most) between two lines of the history.
+LOG_EVERY = 20
 #: Share of a phase in which the learning rate rises, and what it falls to.
 _RISE, _LAST_RATE = 0.15, 0.01
 
-Step = tuple[int, Sample | ContextSample, MaskedSample | None]
-
 
 class _Steps(IterableDataset):
-    """The samples of steps ``first`` to ``last``; made when asked for, the same every time."""
+    """The numbers of the steps that are left, at most: early stopping may take fewer."""
 
-    def __init__(
-        self, sampler: Sampler, settings: TrainConfig, first: int, *, in_context: bool
-    ) -> None:
-        self.sampler = sampler
-        self.settings = settings
+    def __init__(self, first: int, last: int) -> None:
         self.first = first
-        self.in_context = in_context
+        self.last = last
 
-    def __iter__(self) -> Iterator[Step]:
-        s = self.settings
-        for step in range(self.first, s.pool_steps + s.steps):
-            masked = None
-            if step >= s.pool_steps and self.in_context:
-                yield step, self.sampler.context_batch(step, s.context_cells, s.queries), None
-                continue
-            if step >= s.pool_steps and s.masked_cells and s.weight_masked:
-                masked = self.sampler.masked_batch(step, s.masked_cells)
-            yield step, self.sampler.batch(step), masked
+    def __iter__(self) -> Iterator[int]:
+        yield from range(self.first, self.last)
 
 
 class _Module(lightning.LightningModule):
     """The objective as Lightning wants it: steps, optimizer, schedule."""
 
-    def __init__(self, objective: Objective, settings: TrainConfig, first: int) -> None:
+    def __init__(self, objective: Objective, sampler: Sampler, first: int) -> None:
         super().__init__()
         self.objective = objective
-        self.settings = settings
+        self.sampler = sampler
+        self.settings = objective.settings
         self.first = first
-        self.taken = first  # steps of the optimizer, those of an earlier part of the run included
+        # the step that comes next: as the optimizer counts, earlier parts of the run included
+        self.taken = first
+        if objective.ranks.size > 1:
+            # DDP looks for parameters without a gradient, of which each phase may have some, and
+            # prints a warning from C++ at the first step that has none; this one never has any
+            self.never = torch.nn.Parameter(torch.zeros(()))
 
-    def training_step(self, batch: Step) -> torch.Tensor:
-        step, sample, masked = batch
+    def training_step(self, _: int) -> torch.Tensor:
+        step = self.taken
+        use_tokens = step >= self.settings.pool_steps
+        draw = self.objective.draw(self.sampler, step, use_tokens=use_tokens)
         # dropout of a step depends on the step alone, so that a resumed run repeats it
         torch.manual_seed(self.settings.seed * 1_000_003 + step)
-        use_tokens = step >= self.settings.pool_steps
         if use_tokens and step in {self.first, self.settings.pool_steps}:
             network = self.objective.network
             network.freeze_pooled(frozen=network.config.trained_on_top)
         # the pooled view alone in float32: in bfloat16 it is no faster
         float32 = torch.autocast(self.device.type, enabled=False)
         with contextlib.nullcontext() if use_tokens else float32:
-            if isinstance(sample, ContextSample):
-                losses = self.objective.in_context(sample)
-            else:
-                losses = self.objective(sample, masked, use_tokens=use_tokens)
+            losses = self.objective.losses(draw, use_tokens=use_tokens)
         self.log_dict({k: v.detach() for k, v in losses.items()}, prog_bar=True, batch_size=1)
+        if self.settings.patience:  # steps may be left out, which Lightning does not count
+            self.log("step", float(step - self.first), batch_size=1)
         return losses["loss"]
 
     def transfer_batch_to_device(  # the objective moves what it needs
@@ -121,13 +117,18 @@ class _Module(lightning.LightningModule):
         ]
         optimizer = torch.optim.AdamW(groups, lr=s.learning_rate, fused=True)
         optimizer.register_step_post_hook(self._count)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: _rate(step + self.first, s)
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: _rate(self.taken, s))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def go_to(self, step: int) -> None:
+        """Leave the steps before this one out."""
+        self.taken = step
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.settings.learning_rate * _rate(step, self.settings)
+        self.trainer.should_stop = step == self.settings.pool_steps + self.settings.steps
 
     def _count(self, *_: object) -> None:
         self.taken += 1
@@ -144,33 +145,22 @@ def _rate(step: int, settings: TrainConfig) -> float:
     return _LAST_RATE + (1 - _LAST_RATE) * falling
 
 
-class _KeepState(Callback):
-    """Save weights and optimizer every so often, and when the run is interrupted."""
+@dataclass(frozen=True)
+class _Job:
+    """What every process of a run is given; the parameters come from the first as they start.
 
-    def __init__(self, path: Path, identity: str) -> None:
-        self.path = path
-        self.identity = identity
+    Arrays only: tensors would be shared with the process that sent them.
+    """
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: object) -> None:
-        if module.taken % SAVE_EVERY == 0:
-            self.save(trainer, module)
-
-    def on_exception(self, trainer: lightning.Trainer, module: Any, _: BaseException) -> None:
-        self.save(trainer, module)
-
-    def save(self, trainer: lightning.Trainer, module: Any) -> None:
-        """Write the state of the finished steps; nothing where none was taken."""
-        adam = trainer.optimizers[0].state_dict()["state"] if trainer.optimizers else {}
-        if not adam:
-            return
-        tensors = {f"network/{k}": v for k, v in module.objective.network.state_dict().items()}
-        for i, state in adam.items():
-            tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
-        # as the optimizer counts: Ctrl-C may come after its step and before the end of the batch
-        tensors["step"] = torch.tensor(module.taken)
-        digest = bytes.fromhex(self.identity)
-        tensors["identity"] = torch.tensor(list(digest), dtype=torch.uint8)
-        write_state(self.path, tensors, {})
+    corpus: Corpus
+    tables: dict[str, tuple[Any, ...]]
+    settings: TrainConfig
+    config: ModelConfig
+    buffers: dict[str, np.ndarray]
+    state: dict[str, np.ndarray]
+    identity: str
+    device: str
+    processes: Processes
 
 
 def fit_network(
@@ -183,66 +173,155 @@ def fit_network(
     work: Path | None,
     resume: bool,
     progress: bool,
+    processes: Processes | None = None,
 ) -> None:
-    """Train the network of `model` in place and round its weights to what is stored."""
-    tokenizer = Tokenizer(
-        model.config.n_genes, model.config.n_tokens, model.network.gene_weight_G.numpy()
+    """Train the network of `model` in place and round its weights to what is stored.
+
+    With several processes that were started from outside, each calls this with the same arguments
+    but for its rank; else one does, and further ones are started for as long as it takes.
+    """
+    processes = processes or Processes()
+    identity = identity_of(corpus, model, tables, settings)
+    state_path = None if work is None else work / "state.safetensors"
+    state = read_unfinished(state_path, identity) if resume and state_path is not None else {}
+    if state:
+        model.network.load_state_dict(under(state, "network/"))
+        logger.info("going on at step %d of %s", int(state["step"]), work)
+    if work is not None and processes.rank == 0:
+        work.mkdir(parents=True, exist_ok=True)
+        if not state and (work / "history").is_dir():  # of a run that is not gone on with
+            shutil.rmtree(work / "history")
+    job = _Job(
+        corpus=corpus,
+        tables={
+            slot: (t.names, t.cell_N, t.text_TW.numpy(), t.ancestor_TT.numpy())
+            for slot, t in tables.items()
+        },
+        settings=settings,
+        config=model.config,
+        buffers={k: v.cpu().numpy() for k, v in model.network.named_buffers()},
+        state={k: v.numpy().copy() for k, v in state.items() if not k.startswith("network/")},
+        identity=identity,
+        device=str(device),
+        processes=processes,
     )
-    sampler = Sampler(
+    with contextlib.ExitStack() as stack:
+        if processes.size > 1 and not processes.outside:
+            threads = torch.get_num_threads()
+            stack.callback(torch.set_num_threads, threads)
+            torch.set_num_threads(max(1, threads // processes.size))
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            stack.enter_context(beside(processes.size - 1, _follow, job, backend=backend))
+        own_work = work if processes.rank == 0 else None
+        _fit(model.network, job, processes.rank, own_work, progress=progress)
+    model.network.to("cpu").eval()
+    round_weights(model.network)
+
+
+def _follow(rank: int, job: _Job) -> None:
+    """Train in a further process; what comes of it is in the first, too."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // job.processes.size))
+    network = CellTransformer(job.config)
+    for name, values in job.buffers.items():
+        network.get_buffer(name).copy_(torch.from_numpy(values))
+    _fit(network, job, rank, None, progress=False)
+
+
+def _fit(
+    network: CellTransformer, job: _Job, rank: int, work: Path | None, *, progress: bool
+) -> None:
+    """Train a network in place as one process of a job; keep state and history in `work`."""
+    settings, device = job.settings, torch.device(job.device)
+    ranks = Ranks(rank, job.processes.size)
+    tables = {
+        slot: TermTable(names, cell_N, torch.from_numpy(text_TW), torch.from_numpy(ancestor_TT))
+        for slot, (names, cell_N, text_TW, ancestor_TT) in job.tables.items()
+    }
+    state = {k: torch.from_numpy(v) for k, v in job.state.items()}
+    first, last = int(state.get("step", 0)), settings.pool_steps + settings.steps
+    callbacks: list[Callback] = [Start(job.identity, under(state, "optimizer/"))]
+    corpus, stopping = job.corpus, None
+    tokenizer = Tokenizer(job.config.n_genes, job.config.n_tokens, job.buffers["gene_weight_G"])
+    if settings.patience:
+        held_N = held_out(corpus, tables["type"].cell_N, settings)
+        parts = [
+            (corpus.part(rows), {slot: table.part(rows) for slot, table in tables.items()})
+            for rows in (np.flatnonzero(held_N), np.flatnonzero(~held_N))
+        ]
+        (held, held_tables), (corpus, tables) = parts
+        stopping = Stopping(settings)
+        if "stopping" in state:
+            stopping.restore(state["stopping"])
+        callbacks.append(
+            Check(
+                stopping,
+                Objective(network, held_tables, settings, ranks),
+                _sampler(held, held_tables, tokenizer, settings, augment=False),
+            )
+        )
+    module = _Module(
+        Objective(network, tables, settings, ranks),
+        _sampler(corpus, tables, tokenizer, settings),
+        first,
+    )
+    keep = None
+    if work is not None:
+        keep = KeepState(work / "state.safetensors", job.identity, stopping)
+        callbacks.append(keep)
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=20))
+    network.train()
+    with warnings.catch_warnings(), _quiet(), ranks.dropout_of(network):
+        # ours is a stream of steps: it has no length, needs no workers, and is made for this loop
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer = lightning.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=job.processes.devices if device.index is None else [device.index],
+            num_nodes=job.processes.num_nodes,
+            strategy=job.processes.strategy(ranks),
+            max_epochs=1,
+            precision=_precision(settings, device),
+            logger=False if work is None else CSVLogger(work, name="history", version=str(first)),
+            log_every_n_steps=max(1, min(LOG_EVERY, last // 10)),
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            barebones=False,
+        )
+        steps = DataLoader(_Steps(first, last), batch_size=None)
+        try:
+            _run(lambda: trainer.fit(module, steps))
+        finally:
+            network.freeze_pooled(frozen=False)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if keep is not None:
+        keep.save(trainer, module)
+
+
+def _sampler(
+    corpus: Corpus,
+    tables: dict[str, TermTable],
+    tokenizer: Tokenizer,
+    settings: TrainConfig,
+    *,
+    augment: bool = True,
+) -> Sampler:
+    return Sampler(
         corpus,
         tables["type"].cell_N,
         tokenizer,
         batch_size=settings.batch_size,
         drawn_share=settings.drawn_share,
         seed=settings.seed,
+        augment=augment,
     )
-    identity = _identity(corpus, model, tables, settings)
-    state_path = None if work is None else work / "state.safetensors"
-    state = _read_state(state_path, identity) if resume and state_path is not None else {}
-    first = int(state["step"]) if state else 0
-    module = _Module(Objective(model.network, tables, settings), settings, first)
-    if state:
-        model.network.load_state_dict(_under(state, "network/"))
-        logger.info("going on at step %d of %s", first, work)
-    callbacks: list[Callback] = [TQDMProgressBar(refresh_rate=20)] if progress else []
-    keep = None
-    if work is not None and state_path is not None:
-        work.mkdir(parents=True, exist_ok=True)
-        if not state and (work / "history").is_dir():  # of a run that is not gone on with
-            shutil.rmtree(work / "history")
-        keep = _KeepState(state_path, identity)
-        callbacks.append(keep)
-    if state:
-        callbacks.append(_RestoreOptimizer(_under(state, "optimizer/")))
-    model.network.train()
-    with warnings.catch_warnings(), _quiet():
-        # ours is a stream of steps: it has no length, needs no workers, and is made for this loop
-        warnings.filterwarnings("ignore", module="lightning")
-        trainer = lightning.Trainer(
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
-            max_epochs=1,
-            precision="bf16-mixed" if has_bf16(device) else "32-true",
-            logger=False if work is None else CSVLogger(work, name="history", version=str(first)),
-            log_every_n_steps=max(1, min(LOG_EVERY, (settings.pool_steps + settings.steps) // 10)),
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            barebones=False,
-        )
-        in_context = model.config.context_layers > 0
-        steps = DataLoader(_Steps(sampler, settings, first, in_context=in_context), batch_size=None)
-        try:
-            _run(lambda: trainer.fit(module, steps))
-        finally:
-            model.network.freeze_pooled(frozen=False)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if keep is not None:
-        keep.save(trainer, module)
-    model.network.to("cpu").eval()
-    round_weights(model.network)
+
+
+def _precision(settings: TrainConfig, device: torch.device) -> Any:
+    return "bf16-mixed" if settings.precision == "auto" and has_bf16(device) else "32-true"
 
 
 def _run(fit: Callable[[], None]) -> None:
@@ -258,61 +337,12 @@ def _run(fit: Callable[[], None]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's notices about devices and products out of the user's log."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
-
-
-class _RestoreOptimizer(Callback):
-    """Put the optimizer's state back once Lightning has made the optimizer."""
-
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.tensors = tensors
-
-    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        optimizer = trainer.optimizers[0]
-        content = optimizer.state_dict()
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in self.tensors.items():
-            number, key = name.split("/")
-            state.setdefault(int(number), {})[key] = tensor
-        content["state"] = state
-        optimizer.load_state_dict(content)
-
-
-def _under(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _read_state(path: Path, identity: str) -> dict[str, torch.Tensor]:
-    """Return the state of an unfinished run, empty if there is none."""
-    if not path.is_file():
-        return {}
-    state = read_state(path)
-    if bytes(state["identity"].tolist()).hex() != identity:
-        msg = (
-            f"{path.parent} holds an unfinished run of other settings or data; remove it, or pass "
-            "resume=False to start afresh"
-        )
-        raise CheckpointError(msg)
-    return state
-
-
-def _identity(
-    corpus: Corpus, model: Model, tables: dict[str, TermTable], settings: TrainConfig
-) -> str:
-    """Return a sha256 of what a run is made of: settings, cells, terms, and where it starts."""
-    names = [table.names for table in tables.values()]
-    text = json.dumps([model.config.to_dict(), settings.to_dict(), names], sort_keys=True)
-    digest = hashlib.sha256(text.encode())
-    counts = corpus.count_NG
-    arrays = [counts.indptr, counts.indices, counts.data, corpus.study_N, corpus.donor_N]
-    arrays += [corpus.drawn_N, corpus.measured_SG, *(t.cell_N for t in tables.values())]
-    tensors = [*(t.text_TW for t in tables.values()), *model.network.state_dict().values()]
-    for array in [*arrays, *(tensor.cpu().numpy() for tensor in tensors)]:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from scgp.cells.corpus import Corpus
 from scgp.cells.queries import ContextSample
-from scgp.cells.sampling import MaskedSample, Sample
+from scgp.cells.sampling import MaskedSample, Sample, Sampler, some_cells
 from scgp.cells.tokens import TokenBatch
 from scgp.model.config import TrainConfig
 from scgp.model.context import GeneQueries, count_loss
 from scgp.model.losses import cell_loss, masked_expression_loss, text_loss
-from scgp.model.network import CellInput, CellTransformer
+from scgp.model.network import CellInput, CellOutput, CellTransformer
 from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.terms import Phenotypes
+from scgp.ranks import Ranks
+
+Draw = tuple[Sample | ContextSample, MaskedSample | None]
 
 
 @dataclass(frozen=True)
@@ -81,37 +84,68 @@ def term_tables(corpus: Corpus, phenotypes: Phenotypes) -> dict[str, TermTable]:
 
 
 class Objective(nn.Module):
-    """The weighted sum of the losses of one step, and each of them for the history."""
+    """The weighted sum of the losses of one step, and each of them for the history.
+
+    With several processes (`ranks`), each is given the whole batch, passes its own cells through
+    the network, and returns the losses of all of them.
+    """
 
     def __init__(
-        self, network: CellTransformer, tables: dict[str, TermTable], settings: TrainConfig
+        self,
+        network: CellTransformer,
+        tables: dict[str, TermTable],
+        settings: TrainConfig,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.tables = tables
         self.settings = settings
+        self.ranks = ranks or Ranks()
+
+    def draw(self, sampler: Sampler, step: int, *, use_tokens: bool) -> Draw:
+        """Return what a step sees; the same every time."""
+        s, ranks = self.settings, self.ranks
+        if use_tokens and self.network.context is not None:
+            return sampler.context_batch(step, s.context_cells, s.queries), None
+        if not use_tokens and ranks.size > 1:  # no token of other processes' cells is read
+            return sampler.batch(step, ranks.rows(s.batch_size)), None
+        masked = None
+        if use_tokens and s.masked_cells and s.weight_masked:
+            masked = sampler.masked_batch(step, s.masked_cells)
+        return sampler.batch(step), masked
+
+    def losses(self, draw: Draw, *, use_tokens: bool) -> dict[str, Tensor]:
+        """Return the losses of what a step sees."""
+        sample, masked = draw
+        if isinstance(sample, ContextSample):
+            return self.in_context(sample)
+        losses: dict[str, Tensor] = self(sample, masked, use_tokens=use_tokens)
+        return losses
 
     def forward(
         self, sample: Sample, masked: MaskedSample | None, *, use_tokens: bool
     ) -> dict[str, Tensor]:
         """Return the losses of a step; ``"loss"`` is their weighted sum."""
         device = self.network.gene.weight.device
-        out = self.network(as_input(sample.tokens).to(device), use_tokens=use_tokens)
-        hidden = None
+        out = self.network(self._own(sample.tokens).to(device), use_tokens=use_tokens)
+        gene_BLD = None
         if masked is not None:
+            own = self._own(masked.tokens).to(device)
             hidden_BL = torch.from_numpy(masked.hidden_BL).to(device)
-            seen = self.network(
-                as_input(masked.tokens).to(device), return_genes=True, hidden_BL=hidden_BL
-            )
-            hidden = (seen.gene_BLD, torch.from_numpy(masked.target_BL).to(device), hidden_BL)
+            own_hidden = hidden_BL[self.ranks.rows(len(hidden_BL))]
+            gene_BLD = self.network(own, return_genes=True, hidden_BL=own_hidden).gene_BLD
         with torch.autocast(device.type, enabled=False):
-            losses = self._contrasts(sample, out.cell_BE, out.type_BE)
+            cell_BE, type_BE, tissue_BE, disease_BE = self._slots_of_all(out, len(sample.row_B))
+            losses = self._contrasts(sample, cell_BE, type_BE)
             if self.settings.weight_context:
-                losses["tissue"] = self._against_text("tissue", out.tissue_BE, sample.row_B)
-                losses["disease"] = self._against_text("disease", out.disease_BE, sample.row_B)
-            if hidden is not None and hidden[0] is not None:
-                predicted_BL = self.network.predict_expression(hidden[0].float())
-                losses["masked"] = masked_expression_loss(predicted_BL, *hidden[1:])
+                losses["tissue"] = self._against_text("tissue", tissue_BE, sample.row_B)
+                losses["disease"] = self._against_text("disease", disease_BE, sample.row_B)
+            if masked is not None and gene_BLD is not None:
+                predicted_BL = self.network.predict_expression(gene_BLD.float())
+                predicted_BL = self.ranks.gather(predicted_BL, len(hidden_BL))
+                target_BL = torch.from_numpy(masked.target_BL).to(device)
+                losses["masked"] = masked_expression_loss(predicted_BL, target_BL, hidden_BL)
         weight = self._weights()
         losses["loss"] = torch.stack([weight[name] * value for name, value in losses.items()]).sum()
         return losses
@@ -121,16 +155,31 @@ class Objective(nn.Module):
         context = self.network.context
         assert context is not None
         device = self.network.gene.weight.device
-        queries = GeneQueries(torch.from_numpy(sample.gene_BQ), torch.from_numpy(sample.own_BQ)).to(
-            device
-        )
-        context_BQD = self.network.in_context(as_input(sample.tokens).to(device), queries)
+        n_cells = len(sample.gene_BQ)
+        own = self.ranks.rows(n_cells)
+        asked = (torch.from_numpy(x[own]) for x in (sample.gene_BQ, sample.own_BQ))
+        queries = GeneQueries(*asked).to(device)
+        context_BQD = self.network.in_context(self._own(sample.tokens).to(device), queries)
         others = (sample.count_BQ, sample.tokens.total_B, sample.known_BQ)
         count_BQ, total_B, known_BQ = (torch.from_numpy(x).to(device) for x in others)
         with torch.autocast(device.type, enabled=False):
             log_rate_BQ = context.log_rate(context_BQD.float(), queries.gene_BQ)
+            log_rate_BQ = self.ranks.gather(log_rate_BQ, n_cells)
             loss = count_loss(log_rate_BQ, count_BQ, total_B, known_BQ, context.log_size)
         return {"context": loss, "loss": loss}
+
+    def _own(self, tokens: TokenBatch) -> CellInput:
+        """Return the cells of a batch that this process computes."""
+        self.ranks.n_cells = tokens.n_cells
+        if self.ranks.size == 1:
+            return as_input(tokens)
+        return as_input(some_cells(tokens, self.ranks.rows(tokens.n_cells)))
+
+    def _slots_of_all(self, out: CellOutput, n_cells: int) -> Sequence[Tensor]:
+        slots = (out.cell_BE, out.type_BE, out.tissue_BE, out.disease_BE)
+        if self.ranks.size == 1:
+            return slots
+        return self.ranks.gather(torch.stack(slots, dim=1), n_cells).unbind(1)
 
     def _weights(self) -> dict[str, float]:
         s = self.settings

@@ -30,6 +30,7 @@ from scgp.objective import TermTable, term_tables
 from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.terms import Phenotypes
 from scgp.reference.evidence import Fusion
+from scgp.together import Processes
 
 #: A gene's tokens compete by value / (mean value + this): rare genes in shallow cells stay apart.
 _PRIOR_VALUE = 0.3
@@ -58,6 +59,9 @@ def train(
     layer: str | None = None,
     use_raw: bool | None = None,
     device: str | None = None,
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
     resume: bool = True,
     overwrite: bool = False,
     card: str = "",
@@ -93,12 +97,21 @@ def train(
         Shape of a network trained afresh, and settings of the run.
     calibrate_on_studies
         Fit fusion weights, thresholds and temperatures on studies held out in turn (with one study,
-        on donors), which trains the pooled view once for each of three folds. False keeps
-        those of `base`, or the defaults.
+        on donors), which trains the pooled view once for each of three folds, all its steps. False
+        keeps those of `base`, or the defaults.
     layer, use_raw
         Where the counts are, if not in ``X``.
     device
         ``"cpu"``, ``"cuda"`` or None for the CPU.
+    devices, num_nodes
+        Devices (for the CPU: processes) of each machine that train together, and machines. A step
+        has the same cells and the same loss whatever their number: the batch is shared out. Only
+        the network is trained by all of them; the rest is done by the first.
+    strategy
+        Where the processes come from. ``"ddp"``: from outside (torchrun, SLURM, LSF, MPI); each
+        runs the whole script, the first writes the model, and all return it. ``"ddp_spawn"``: this
+        call starts them, for as long as the network trains; the script must call it under
+        ``if __name__ == "__main__":``. ``"auto"``: from outside if they are, else the latter.
     resume
         Go on with the unfinished run in ``<out>.training``, if it is one of the same settings and
         data; False starts afresh.
@@ -116,18 +129,25 @@ def train(
     Raises
     ------
     ArgumentError
-        `out` exists (with `overwrite`: and is no saved model), or arguments contradict each other.
+        `out` exists (with `overwrite`: and is no saved model), arguments contradict each other, or
+        `devices` and `num_nodes` are not the processes that were started.
+    DeviceError
+        A device is not there, or fewer than `devices`.
     LabelError
         No cell has a label.
     CheckpointError
         The unfinished run beside `out` is of other settings or data.
+    ScgpError
+        Another process of the run failed.
     KeyboardInterrupt
         The run was interrupted; its state is kept, and the same call goes on with it.
     """
     out = check_target(out, kind=KIND, manifest_name=MANIFEST, overwrite=overwrite)
     settings = settings or TrainConfig()
     on = resolve_device(device)
+    processes = Processes.plan(devices, num_nodes, strategy, on)
     model = _start(base, genes, phenotypes, config, settings.seed)
+    processes.check_batches(settings, model.config)
     model.markers = _checked(markers, model)
     if base is None and settings.pool_steps == 0 and model.config.trained_on_top:
         msg = (
@@ -151,33 +171,38 @@ def train(
         _set_means(model.network, corpus)
     kept = model.details.get("calibration")
     fusion = Fusion.from_dict(kept) if kept else None
-    if calibrate_on_studies:
+    if calibrate_on_studies and processes.rank == 0:
         fusion = calibrate(
             corpus, tables["type"], seed=settings.seed,
             fit=_fold_fitter(model, settings, on, progress=progress),
         )  # fmt: skip
     fit_network(
-        model, corpus, tables, settings, device=on, work=work, resume=resume, progress=progress
-    )
-    details = {
-        "settings": settings.to_dict(),
-        "corpus": _describe(corpus),
-        "calibration": fusion.to_dict() if fusion else None,
-    }
-    if base is not None:
-        details["base"] = model.details["base"]
-    trained = Model(
-        model.config, model.network, model.genes, model.phenotypes,
-        markers=model.markers, card=card, details=details,
+        model, corpus, tables, settings, device=on, work=work, resume=resume,
+        progress=progress and processes.rank == 0, processes=processes,
     )  # fmt: skip
-    index = reference_of(
-        trained, corpus, tables["type"], seed=settings.seed, fusion=fusion,
-        described=calibrate_on_studies or uses_descriptions(kept),
-        profiles=profiles_of(trained, corpus, tables["type"]),
-    )  # fmt: skip
-    trained.save(out, beside={"index": index.save}, overwrite=overwrite)
-    if work.is_dir():
-        _keep_history(work, out)
+    if processes.rank:
+        processes.await_first()
+        return Model.load(out)
+    with processes.awaited():
+        details = {
+            "settings": settings.to_dict(),
+            "corpus": _describe(corpus),
+            "calibration": fusion.to_dict() if fusion else None,
+        }
+        if base is not None:
+            details["base"] = model.details["base"]
+        trained = Model(
+            model.config, model.network, model.genes, model.phenotypes,
+            markers=model.markers, card=card, details=details,
+        )  # fmt: skip
+        index = reference_of(
+            trained, corpus, tables["type"], seed=settings.seed, fusion=fusion,
+            described=calibrate_on_studies or uses_descriptions(kept),
+            profiles=profiles_of(trained, corpus, tables["type"]),
+        )  # fmt: skip
+        trained.save(out, beside={"index": index.save}, overwrite=overwrite)
+        if work.is_dir():
+            _keep_history(work, out)
     return Model.load(out)
 
 
@@ -288,7 +313,9 @@ def _fold_fitter(
 ) -> Callable[[Corpus, TermTable], Model]:
     """Return a function that trains on part of the corpus: the pooled view, if it is trained."""
     start = {k: v.clone() for k, v in model.network.state_dict().items()}
-    fold_settings = dataclasses.replace(settings, steps=0) if settings.pool_steps else settings
+    fold_settings = dataclasses.replace(settings, patience=0)  # no cells to hold out once more
+    if settings.pool_steps:
+        fold_settings = dataclasses.replace(fold_settings, steps=0)
 
     def fit(corpus: Corpus, types: TermTable) -> Model:
         network = CellTransformer(model.config)

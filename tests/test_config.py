@@ -107,11 +107,24 @@ def test_shapes_that_no_network_has_are_refused(changed):
         {"pool_steps": -1}, {"steps": -1}, {"pool_steps": 0, "steps": 0}, {"batch_size": 1},
         {"drawn_share": 1.0}, {"drawn_share": -0.1}, {"learning_rate": 0.0},
         {"learning_rate": float("nan")}, {"learning_rate": float("inf")},
+        {"precision": "bfloat16"}, {"patience": -1}, {"validate_every": 0},
+        {"validation_share": 0.0}, {"validation_share": 1.0},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_train_are_refused(changed):
     with pytest.raises(ArgumentError, match=next(iter(changed))):
         TrainConfig(**changed)
+
+
+def test_settings_of_earlier_versions_stop_no_run_early():
+    before = TrainConfig(seed=3).to_dict()
+    for name in ("precision", "patience", "validate_every", "validation_share"):
+        del before[name]
+    assert TrainConfig.from_dict(before) == TrainConfig(seed=3)
+    assert (
+        TrainConfig(seed=3).asked() == before
+    )  # so that their unfinished runs can be gone on with
+    assert TrainConfig(patience=2).asked()["patience"] == 2
 
 
 def test_one_phase_is_enough():

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 import scgp
 from scgp import demo
-from scgp.__main__ import _TRAIN_KEYS, _TRAIN_SETTINGS, main
+from scgp.__main__ import _TRAIN_KEYS, _TRAIN_PROCESSES, _TRAIN_SETTINGS, main
 from scgp.errors import CountsError, ScgpWarning
 
 
@@ -267,14 +267,16 @@ def test_train_passes_only_what_was_given(cells, train):
 def test_train_passes_what_was_given(cells, train):
     command = ["train", str(cells), str(cells), "--out", "model", "--tissue-key", "organ",
                "--unlabelled", str(cells), "--base", "old", "--steps", "7", "--pool-steps", "5",
-               "--batch-size", "32", "--seed", "3", "--restart", "--overwrite"]  # fmt: skip
+               "--batch-size", "32", "--seed", "3", "--restart", "--overwrite",
+               "--devices", "4", "--num-nodes", "2", "--strategy", "ddp"]  # fmt: skip
     assert main(command) == 0
     data, options = train[0]
     settings = options.pop("settings")
     assert data == [cells, cells]
     assert options == {
         "out": Path("model"), "tissue_key": "organ", "unlabelled": [cells], "base": Path("old"),
-        "resume": False, "overwrite": True}  # fmt: skip
+        "resume": False, "overwrite": True, "devices": 4, "num_nodes": 2,
+        "strategy": "ddp"}  # fmt: skip
     found = (settings.steps, settings.pool_steps, settings.batch_size, settings.seed)
     assert found == (7, 5, 32, 3)
 
@@ -284,6 +286,7 @@ def test_every_option_of_train_is_an_argument_of_the_verb():
 
     arguments = set(inspect.signature(scgp.train).parameters)
     assert set(_TRAIN_KEYS) | {"unlabelled", "drawn", "base", "device"} <= arguments
+    assert set(_TRAIN_PROCESSES) <= arguments
     assert set(_TRAIN_SETTINGS) <= {field.name for field in dataclasses.fields(TrainConfig)}
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from scgp.cells import sampling
 from scgp.cells.corpus import Corpus
-from scgp.cells.sampling import HIDDEN_SHARE, Sampler, balance, hide
+from scgp.cells.sampling import HIDDEN_SHARE, Sampler, balance, hide, some_cells
 from scgp.cells.tokens import TokenBatch, Tokenizer
 from scgp.errors import LabelError
 
@@ -109,6 +109,27 @@ def test_seed_and_step_decide_the_batch(augment):
         np.testing.assert_array_equal(a.tokens.gene_BL, b.tokens.gene_BL)
     assert (first.batch(0).row_B != first.batch(1).row_B).any()
     assert (first.batch(0).row_B != make_sampler(seed=6).batch(0).row_B).any()
+
+
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("rows", [slice(0, 7), slice(7, 14), slice(14, 20), slice(20, 20)])
+def test_some_cells_of_a_batch_are_as_in_the_whole_batch(augment, rows):
+    sampler = make_sampler(augment=augment)
+    whole, part = sampler.batch(3), sampler.batch(3, rows)
+    for name in ("row_B", "class_B", "study_B"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name))
+    others = np.ones(20, bool)
+    others[rows] = False
+    assert not part.tokens.total_B[others].any()
+    cut, ours = some_cells(whole.tokens, rows), some_cells(part.tokens, rows)
+    width = ours.gene_BL.shape[1]  # that of the longest of these cells
+    assert (cut.gene_BL[:, width:] == N_GENES).all()
+    np.testing.assert_array_equal(cut.gene_BL[:, :width], ours.gene_BL)
+    np.testing.assert_array_equal(cut.value_BL[:, :width], ours.value_BL)
+    for name in ("pool_gene_N", "pool_value_N", "offset_B", "total_B"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(ours, name))
+    counts = whole.tokens.values(N_GENES)[rows]
+    assert (cut.values(N_GENES) != counts).nnz == 0
 
 
 def test_the_share_of_drawn_cells_is_kept_in_every_batch():

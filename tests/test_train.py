@@ -126,7 +126,7 @@ def interrupt_at(monkeypatch, count, *, when="forward"):
     """Raise KeyboardInterrupt in one step: before its losses, or after the optimizer's step."""
     owner, name = {
         "forward": (loop.Objective, "forward"),
-        "after": (loop._KeepState, "on_train_batch_end"),
+        "after": (loop.KeepState, "on_train_batch_end"),
     }[when]
     real, calls = getattr(owner, name), []
 

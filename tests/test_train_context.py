@@ -156,7 +156,7 @@ def test_a_context_says_nothing_while_the_pooled_view_is_trained(cells, whole, t
 def test_interrupted_and_resumed_is_as_if_uninterrupted(
     cells, whole, tmp_path, monkeypatch, name, count
 ):
-    owner = loop._KeepState if name == "after" else loop.Objective
+    owner = loop.KeepState if name == "after" else loop.Objective
     method = "on_train_batch_end" if name == "after" else name
     real, calls = getattr(owner, method), []
 

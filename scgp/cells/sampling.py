@@ -138,14 +138,18 @@ class Sampler:
         weight_N = np.where(corpus.drawn_N, 0.0, 1 / np.sqrt(size_N))
         self._cumulative_any = np.cumsum(weight_N / weight_N.sum())
 
-    def batch(self, step: int) -> Sample:
-        """Return the batch of a step."""
+    def batch(self, step: int, rows: slice | None = None) -> Sample:
+        """Return the batch of a step; with `rows`, only these have tokens, others come empty."""
         rng = np.random.default_rng([self.seed, step])
         sizes = [n_cells for _, n_cells in self._quota if n_cells]
         row_B = np.concatenate(
             [_pick(c, rng, n) for c, n in zip(self._cumulative, sizes, strict=True)]
         )
-        tokens = self._tokens(self.corpus.count_NG[row_B].astype(np.float32), rng)
+        if rows is None:
+            counts = self.corpus.count_NG[row_B].astype(np.float32)
+        else:
+            counts = _others_empty(self.corpus.count_NG[row_B[rows]], rows, len(row_B))
+        tokens = self._tokens(counts, rng)
         return Sample(tokens, row_B, self.class_N[row_B], self.corpus.study_N[row_B])
 
     def masked_batch(self, step: int, n_cells: int) -> MaskedSample:
@@ -189,6 +193,28 @@ class Sampler:
             both_G = keep_G & panel_G
             keep_G = both_G if both_G.sum() >= LEAST_GENES else panel_G
         return keep_G if keep_G.any() else np.ones(n_genes, dtype=bool)
+
+
+def some_cells(tokens: TokenBatch, rows: slice) -> TokenBatch:
+    """Return the tokens of consecutive cells of a batch, as wide as the batch's."""
+    first, last = tokens.offset_B[rows.start], tokens.offset_B[rows.stop]
+    return TokenBatch(
+        gene_BL=tokens.gene_BL[rows],
+        value_BL=tokens.value_BL[rows],
+        pool_gene_N=tokens.pool_gene_N[first:last],
+        pool_value_N=tokens.pool_value_N[first:last],
+        offset_B=tokens.offset_B[rows.start : rows.stop + 1] - first,
+        total_B=tokens.total_B[rows],
+    )
+
+
+def _others_empty(counts: sp.csr_matrix, rows: slice, n_cells: int) -> sp.csr_matrix:
+    """Return a batch of which only some rows hold counts: draws depend on a cell's position."""
+    indptr = np.zeros(n_cells + 1, counts.indptr.dtype)
+    indptr[rows.start : rows.stop + 1] = counts.indptr
+    indptr[rows.stop :] = counts.indptr[-1]
+    parts = (counts.data.astype(np.float32), counts.indices, indptr)
+    return sp.csr_matrix(parts, shape=(n_cells, counts.shape[1]))
 
 
 def _pick(cumulative: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:

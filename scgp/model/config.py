@@ -164,7 +164,23 @@ class TrainConfig(_StrictConfig):
         Credit for terms below a cell's own in the text loss (:func:`scgp.model.losses.text_loss`).
     seed
         Seed of the network, of the sampling and of the augmentations.
+    precision
+        ``"auto"``: the pooled view is trained in float32, a transformer in bfloat16 where the
+        device multiplies it in hardware. ``"float32"``: everything in float32.
+    patience
+        Early stopping: a phase ends when the loss on held-out donors or studies has not fallen
+        below its least value for this many checks in a row. 0 trains all steps and holds nothing
+        out. The weights are those of the last step, not of the best check.
+    validate_every
+        Steps between two checks, counted from the start of a phase.
+    validation_share
+        Share of the labelled cells to hold out, above 0 and below 1: whole studies that share no
+        donor with others, or with one study whole donors, until there are as many.
     """
+
+    _ADDED = {  # noqa: RUF012 (a ClassVar of the parent)
+        "precision": "auto", "patience": 0, "validate_every": 100, "validation_share": 0.1,
+    }  # fmt: skip
 
     pool_steps: int = 800
     steps: int = 3000
@@ -181,6 +197,10 @@ class TrainConfig(_StrictConfig):
     weight_masked: float = 0.2
     weight_below: float = 1.0
     seed: int = 0
+    precision: str = "auto"
+    patience: int = 0
+    validate_every: int = 100
+    validation_share: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
@@ -200,3 +220,21 @@ class TrainConfig(_StrictConfig):
                 "expected 0 <= drawn_share < 1 and a positive learning rate"
             )
             raise ArgumentError(msg)
+        if self.precision not in {"auto", "float32"}:
+            msg = f"precision is {self.precision!r}; expected 'auto' or 'float32'"
+            raise ArgumentError(msg)
+        if self.patience < 0 or self.validate_every < 1 or not 0 < self.validation_share < 1:
+            msg = (
+                f"patience is {self.patience}, validate_every {self.validate_every}, "
+                f"validation_share {self.validation_share}; expected >= 0, >= 1 and above 0 and "
+                "below 1"
+            )
+            raise ArgumentError(msg)
+
+    def asked(self) -> dict[str, Any]:
+        """Return the fields as JSON values, without what earlier versions had not and is not used.
+
+        What tells one run from another, across versions.
+        """
+        values = self.to_dict()
+        return {k: v for k, v in values.items() if k not in self._ADDED or v != self._ADDED[k]}
