@@ -56,14 +56,33 @@ class _Steps(IterableDataset):
 
     def __iter__(self) -> Iterator[Step]:
         s = self.settings
-        for step in range(self.first, s.pool_steps + s.steps):
-            masked = None
-            if step >= s.pool_steps and self.in_context:
-                yield step, self.sampler.context_batch(step, s.context_cells, s.queries), None
-                continue
-            if step >= s.pool_steps and s.masked_cells and s.weight_masked:
-                masked = self.sampler.masked_batch(step, s.masked_cells)
-            yield step, self.sampler.batch(step), masked
+        steps = range(self.first, s.pool_steps + s.steps)
+        with self.sampler.ahead(self._rows, steps):
+            for step in steps:
+                masked = None
+                if self._is_context(step):
+                    yield step, self.sampler.context_batch(step, s.context_cells, s.queries), None
+                    continue
+                if self._is_masked(step):
+                    masked = self.sampler.masked_batch(step, s.masked_cells)
+                yield step, self.sampler.batch(step), masked
+
+    def _is_context(self, step: int) -> bool:
+        return step >= self.settings.pool_steps and self.in_context
+
+    def _is_masked(self, step: int) -> bool:
+        s = self.settings
+        return bool(step >= s.pool_steps and s.masked_cells and s.weight_masked)
+
+    def _rows(self, step: int) -> np.ndarray:
+        """Return the rows of the corpus that a step asks for."""
+        s = self.settings
+        if self._is_context(step):
+            return self.sampler.context_rows(step, s.context_cells)
+        rows = self.sampler.batch_rows(step)
+        if not self._is_masked(step):
+            return rows
+        return np.concatenate([rows, self.sampler.masked_rows(step, s.masked_cells)])
 
 
 class _Module(lightning.LightningModule):
@@ -309,8 +328,7 @@ def _identity(
     names = [table.names for table in tables.values()]
     text = json.dumps([model.config.to_dict(), settings.to_dict(), names], sort_keys=True)
     digest = hashlib.sha256(text.encode())
-    counts = corpus.count_NG
-    arrays = [counts.indptr, counts.indices, counts.data, corpus.study_N, corpus.donor_N]
+    arrays = [*corpus.count_arrays(), corpus.study_N, corpus.donor_N]
     arrays += [corpus.drawn_N, corpus.measured_SG, *(t.cell_N for t in tables.values())]
     tensors = [*(t.text_TW for t in tables.values()), *model.network.state_dict().values()]
     for array in [*arrays, *(tensor.cpu().numpy() for tensor in tensors)]:
