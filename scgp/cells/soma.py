@@ -7,7 +7,6 @@ Shape suffixes: N cells chosen, B cells asked for, V columns of the matrix, E st
 """
 
 import hashlib
-import importlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -268,13 +267,14 @@ def _is_sparse(array: Any) -> bool:
 
 def _library() -> Any:
     try:
-        return importlib.import_module("tiledbsoma")
+        import tiledbsoma
     except ImportError as error:
         msg = (
             "reading a SOMA experiment needs tiledbsoma, which is not installed; "
             "pip install 'scgp[census]'"
         )
         raise ArgumentError(msg) from error
+    return tiledbsoma
 
 
 def _open(source: SomaSource) -> Any:
