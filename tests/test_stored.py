@@ -57,7 +57,7 @@ def test_rows_are_those_of_the_matrix_in_memory(parts, whole):
 
 
 def test_a_read_takes_some_rows_at_a_time(parts, whole, monkeypatch):
-    monkeypatch.setattr(stored, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(stored, "READ_ROWS", 64)
     assert (StoredCounts(parts)[:] != whole.astype(np.float32)).nnz == 0
 
 

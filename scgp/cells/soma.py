@@ -8,7 +8,7 @@ Shape suffixes: N cells chosen, B cells asked for, V columns of the matrix, E st
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,14 @@ SCHEME = "soma://"
 TILE_ROWS = 2048
 #: Columns of ``var`` that name genes, the first that is there: the Census' and AnnData's.
 _GENE_COLUMNS = ("feature_id", "var_id")
-#: tiledbsoma's own buffers are of 1 GB a column; these bound what a read takes beside its result.
-_CONFIG: Mapping[str, str | float] = {"soma.init_buffer_bytes": 2**26}
+#: tiledbsoma's own are 1 GB for a column and 10 GB for tiles; these bound what a read takes beside
+#: its result, and are no slower.
+_CONFIG: Mapping[str, str | float] = {
+    "soma.init_buffer_bytes": 2**25,
+    "sm.mem.total_budget": 2**29,
+}
+#: Join ids that a table of places may span: 64 MB.
+_MOST_PLACES = 2**24
 _JOINID = "soma_joinid"
 
 
@@ -244,12 +250,12 @@ class SomaMatrix:
         n_rows = len(joinid_B)
         if n_rows == 0:
             return sp.csr_matrix((0, self.shape[1]), dtype=self.dtype)
-        first, last = int(joinid_B[0]), int(joinid_B[-1])
-        whole = last - first + 1 == n_rows
-        coordinates = slice(first, last) if whole else joinid_B
+        row_of = _row_of(joinid_B)
+        whole = int(joinid_B[-1] - joinid_B[0]) + 1 == n_rows
+        coordinates = slice(int(joinid_B[0]), int(joinid_B[-1])) if whole else joinid_B
         parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for table in self._array.read((coordinates, slice(None))).tables():
-            row_E = np.searchsorted(joinid_B, table["soma_dim_0"].to_numpy()).astype(np.int32)
+            row_E = row_of(table["soma_dim_0"].to_numpy())
             column_E = table["soma_dim_1"].to_numpy().astype(np.int32)
             parts.append((row_E, column_E, table["soma_data"].to_numpy()))
         empty = np.zeros(0, np.int32)
@@ -259,6 +265,16 @@ class SomaMatrix:
         )
         shape = (n_rows, self.shape[1])
         return sp.csr_matrix((value_E.astype(self.dtype), (row_E, column_E)), shape=shape)
+
+
+def _row_of(joinid_B: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what finds the places of join ids among these: by a table, where it is small."""
+    first, last = int(joinid_B[0]), int(joinid_B[-1])
+    if last - first > _MOST_PLACES:
+        return lambda joinid_E: np.searchsorted(joinid_B, joinid_E).astype(np.int32)
+    place = np.zeros(last - first + 1, np.int32)
+    place[joinid_B - first] = np.arange(len(joinid_B), dtype=np.int32)
+    return lambda joinid_E: place[joinid_E - first]
 
 
 def _is_sparse(array: Any) -> bool:

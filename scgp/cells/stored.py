@@ -16,11 +16,15 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from scgp.cells.dataset import BLOCK_ROWS, CellDataset
+from scgp.cells.dataset import CellDataset
 
 #: Cells of a round at most: some 0.2 GB of counts with 1,500 expressed genes a cell; two rounds are
 #: held at a time.
 ROUND_CELLS = 32_768
+#: Of the first round, which is waited for: an eighth.
+FIRST_SHARE = 8
+#: Rows of one read: what it takes beside its result, some 100 bytes an entry, is bounded by it.
+READ_ROWS = 2048
 
 
 class _Round(NamedTuple):
@@ -136,15 +140,15 @@ class StoredCounts:
         thread: ThreadPoolExecutor,
     ) -> Iterator[_Round]:
         """Start the reading of one round after another, each when the one before is taken."""
-        row_R = np.zeros(0, np.int64)
+        row_R, most = np.zeros(0, np.int64), ROUND_CELLS // FIRST_SHARE
         for step in steps:
             of_step = np.unique(self._in_parts(rows_of(step)))
             joined = np.union1d(row_R, of_step)
-            full = together == 1 and len(joined) > ROUND_CELLS and len(row_R)
+            full = together == 1 and len(joined) > most and len(row_R)
             at_edge = together > 1 and step % together == 0 and len(row_R)
             if full or at_edge:
                 yield self._begin(row_R, thread)
-                joined = of_step
+                joined, most = of_step, ROUND_CELLS
             row_R = joined
         if len(row_R):
             yield self._begin(row_R, thread)
@@ -163,8 +167,8 @@ class StoredCounts:
         limit = np.iinfo(np.uint16).max
         for first, part in zip(self._first_P[:-1], self._parts, strict=True):
             low, high = np.searchsorted(row_R, [first, first + part.n_cells])
-            for start in range(low, high, BLOCK_ROWS):
-                block = part.take(row_R[start : min(start + BLOCK_ROWS, high)] - first)
+            for start in range(low, high, READ_ROWS):
+                block = part.take(row_R[start : min(start + READ_ROWS, high)] - first)
                 small = block.data.max(initial=0) <= limit
                 blocks.append(block.astype(np.uint16) if small else block)
         empty = sp.csr_matrix((0, self.shape[1]), dtype=np.uint16)
