@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from benchmarks import pretrain_census
 from scgp import train
 from scgp.cells import soma, stored
 from scgp.cells.corpus import read_corpus
@@ -44,6 +45,7 @@ def cells(all_blood, model):
             "tissue_general": np.where(rows % 5 == 0, "lung", "blood"),
             "disease_ontology_term_id": pd.Categorical(np.where(rows % 2, "PATO:0000461", "")),
             "is_primary_data": rows % 7 > 0,
+            "assay_ontology_term_id": np.where(rows % 11, "EFO:0009922", "EFO:0008931"),
         },
         index=[f"cell {i}" for i in rows],
     )
@@ -106,6 +108,26 @@ def test_a_query_takes_the_cells_for_which_it_holds(cells, uri, model):
     assert none.in_memory().shape == (0, model.genes.n_genes)
     assert none.column("donor_id").size == 0
     none.close()
+
+
+def test_the_script_for_the_census_takes_each_cell_once_and_umi_assays_alone(
+    cells, uri, model, tmp_path
+):
+    """On a local experiment that lies as the human cells of a release do."""
+    (tmp_path / "census_data").mkdir()
+    (tmp_path / "census_data" / "homo_sapiens").symlink_to(uri)
+    source = pretrain_census.source_of(str(tmp_path), "tissue_general == 'blood'")
+    assert source.by_tiles
+    assert not source.config
+    kept = cells.obs["is_primary_data"] & (cells.obs["tissue_general"] == "blood")
+    kept &= cells.obs["assay_ontology_term_id"] == "EFO:0009922"
+    found = read_corpus(source, model.genes, **pretrain_census.KEYS)
+    assert found.n_cells == kept.sum() < 500
+    whole = CellDataset(cells[kept], model.genes).in_memory().astype(np.float32)
+    assert (found.count_NG[:] != whole).nnz == 0
+    found.close()
+    public = pretrain_census.source_of("s3://somewhere", None)
+    assert public.config["vfs.s3.no_sign_request"] == "true"
 
 
 def test_genes_are_matched_by_id_and_the_index_of_an_anndata_serves_too(cells, folder, model):
@@ -299,6 +321,23 @@ def test_only_named_columns_of_obs_are_read(uri, monkeypatch):
     assert cells.obs["donor_id"].dtype == "category"
     assert asked == [["soma_joinid"], ["donor_id"]]
     cells.close()
+
+
+def test_cells_of_a_table_in_another_order_rise_by_join_id():
+    """As where obs is indexed by another column; a table in memory stands for it (synthetic)."""
+    pa = pytest.importorskip("pyarrow")
+    rows = {"soma_joinid": np.array([7, 2, 5]), "donor": ["g", "b", "e"]}
+
+    class Table:
+        schema = pa.schema([("soma_joinid", pa.int64()), ("donor", pa.large_string())])
+
+        def read(self, column_names, value_filter):
+            self.concat = lambda: pa.table({name: rows[name] for name in column_names})
+            return self
+
+    columns = soma.SomaColumns(Table(), None)
+    assert columns.joinid_N.tolist() == [2, 5, 7]
+    assert columns["donor"].tolist() == ["b", "e", "g"]
 
 
 def test_without_tiledbsoma_the_extra_is_named(monkeypatch, model):
