@@ -1,6 +1,7 @@
 """A SOMA experiment made of real cells: read, filtered, refused, and trained on as if in memory."""
 
 import sys
+import threading
 from contextlib import contextmanager
 
 import anndata as ad
@@ -11,7 +12,7 @@ import scipy.sparse as sp
 import torch
 
 from benchmarks import pretrain_census
-from scgp import train
+from scgp import loop, train
 from scgp.cells import soma, stored
 from scgp.cells.corpus import read_corpus
 from scgp.cells.dataset import CellDataset
@@ -278,7 +279,30 @@ def test_an_excerpt_of_a_large_corpus_is_the_same_streamed_or_not(
     assert len(ReferenceIndex.load(tmp_path / "a" / "index").vectors_ND) <= 300
 
 
-def test_a_run_is_gone_on_with_and_one_on_other_cells_is_not(uri, h5ad, model, tmp_path):
+def test_interrupted_and_resumed_is_as_if_uninterrupted(uri, model, tmp_path, monkeypatch):
+    """In the middle of a round."""
+    for name in ("ROUND_STEPS", "TILES"):
+        monkeypatch.setattr(sys.modules["scgp.cells.sampling"], name, 4)
+    source = SomaSource(uri, by_tiles=True)
+    whole = fit(source, tmp_path / "whole", model)
+    real, calls = loop.Objective.forward, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Objective, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(source, tmp_path / "model", model)
+    assert not [t for t in threading.enumerate() if t.name.startswith("scgp-counts")]
+    resumed = fit(source, tmp_path / "model", model)
+    assert_same_run((resumed, tmp_path / "model"), (whole, tmp_path / "whole"))
+
+
+def test_an_unfinished_run_is_known_by_its_source_and_cells(uri, model):
     def identity(source):
         corpus = read_corpus(source, model.genes, **KEYS)
         arrays = [array.tobytes() for array in corpus.count_arrays()]
@@ -305,6 +329,20 @@ def test_a_value_that_is_no_count_ends_the_run(cells, folder, model, tmp_path):
     )  # fmt: skip
     with pytest.raises(CountsError, match=r"X\['raw'\] does not hold raw counts: cell '300'"):
         fit(SomaSource(path), tmp_path / "model", model)
+
+
+def test_tiles_are_of_join_ids_and_go_on_through_all_sources(cells, uri, model, monkeypatch):
+    monkeypatch.setattr(sys.modules["scgp.cells.dataset"], "TILE_ROWS", 100)
+    source = SomaSource(uri, obs_query="tissue_general == 'lung'", by_tiles=True)
+    both = CellDataset([source, cells[:250]], model.genes)
+    of_soma = np.flatnonzero(cells.obs["tissue_general"] == "lung") // 100
+    of_cells = np.arange(250) // 100 + 7
+    np.testing.assert_array_equal(both.tiles(), np.concatenate([of_soma, of_cells]))
+    assert both.by_tiles
+    both.close()
+    corpus = read_corpus(cells[:250], model.genes, **KEYS, unlabelled=[source], drawn=[])
+    np.testing.assert_array_equal(corpus.tile_N, np.concatenate([of_cells - 7, of_soma + 3]))
+    corpus.close()
 
 
 def test_only_named_columns_of_obs_are_read(uri, monkeypatch):
