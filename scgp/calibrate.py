@@ -122,7 +122,7 @@ def _held_out(
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(held_N & (types.cell_N >= 0))
     rows = rows[at_most(CELLS_HELD_OUT, types.cell_N[rows], corpus.study_N[rows], rng)]
-    vectors = _embed(model, corpus.count_NG[rows], use_tokens=False)
+    vectors = _embed(model, corpus, rows, use_tokens=False)
     score_BS = _gene_scores(model, index, corpus, rows)
     streams, nearest_B = streams_of(index, vectors.cell_BE, vectors.type_BE, score_BS, Fusion())
     column_T = np.array([types.names.index(index_name(index, i)) for i in range(len(index.labels))])
@@ -197,7 +197,7 @@ def _gene_scores(
     """Return what the gene head says of cells of the corpus, each with its source's genes."""
     if index.gene_head is None:
         return None
-    values = _values(model, corpus.count_NG[rows])
+    values = _values(model, corpus, rows)
     score_BS = np.empty((len(rows), index.gene_head.n_scores), np.float32)
     source_B = corpus.source_N[rows]
     for source in np.unique(source_B):
@@ -240,7 +240,7 @@ def reference_of(
         rows = np.flatnonzero((types.cell_N >= 0) & (corpus.drawn_N == drawn))
         parts.append(rows[at_most(most, types.cell_N[rows], corpus.study_N[rows], rng)])
     rows = np.concatenate(parts)
-    vectors = _embed(model, corpus.count_NG[rows], use_tokens=use_tokens)
+    vectors = _embed(model, corpus, rows, use_tokens=use_tokens)
     is_drawn, code = corpus.drawn_N[rows], types.cell_N[rows]
     study = [
         "drawn" if d else corpus.studies[s]
@@ -284,24 +284,25 @@ def _gene_head(
         rows = np.flatnonzero((label_N >= 0) & (corpus.drawn_N == drawn))
         parts.append(rows[at_most(most, label_N[rows], corpus.study_N[rows], rng)])
     rows = np.concatenate(parts)
-    values = _values(model, corpus.count_NG[rows])
+    values = _values(model, corpus, rows)
     return fit_gene_head(
         values, label_N[rows], n_labels, study_N=corpus.study_N[rows], drawn_N=corpus.drawn_N[rows]
     )
 
 
-def _values(model: Model, counts: sp.csr_matrix) -> sp.csr_matrix:
+def _values(model: Model, corpus: Corpus, rows: np.ndarray) -> sp.csr_matrix:
     """Return log1p(CP10k) of rows of a corpus."""
     genes = np.arange(model.config.n_genes)
-    blocks = [counts[i : i + 4096].astype(np.float32) for i in range(0, counts.shape[0], 4096)]
-    values = [model.tokenizer.tokenize(b, genes).values(model.config.n_genes) for b in blocks]
+    values = [
+        model.tokenizer.tokenize(block, genes).values(model.config.n_genes)
+        for _, block in corpus.blocks(rows)
+    ]
     return sp.vstack(values, format="csr")
 
 
-def _embed(model: Model, counts: sp.csr_matrix, *, use_tokens: bool | None) -> CellVectors:
-    def blocks() -> Iterator[sp.csr_matrix]:
-        for start in range(0, counts.shape[0], 4096):
-            yield counts[start : start + 4096].astype(np.float32)
-
+def _embed(
+    model: Model, corpus: Corpus, rows: np.ndarray, *, use_tokens: bool | None
+) -> CellVectors:
     genes = np.arange(model.config.n_genes)
-    return embed_rows(model, blocks(), genes, use_tokens=use_tokens)
+    blocks = (block for _, block in corpus.blocks(rows))
+    return embed_rows(model, blocks, genes, use_tokens=use_tokens)

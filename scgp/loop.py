@@ -48,12 +48,21 @@ _RISE, _LAST_RATE = 0.15, 0.01
 class _Steps(IterableDataset):
     """The numbers of the steps that are left, at most: early stopping may take fewer."""
 
-    def __init__(self, first: int, last: int) -> None:
+    def __init__(self, first: int, last: int, objective: Objective, sampler: Sampler) -> None:
         self.first = first
         self.last = last
+        self.objective = objective
+        self.sampler = sampler
 
     def __iter__(self) -> Iterator[int]:
-        yield from range(self.first, self.last)
+        steps = range(self.first, self.last)
+        with self.sampler.ahead(self._rows, steps):
+            yield from steps
+
+    def _rows(self, step: int) -> np.ndarray:
+        """Return the rows of the corpus that a step asks for."""
+        use_tokens = step >= self.objective.settings.pool_steps
+        return self.objective.rows(self.sampler, step, use_tokens=use_tokens)
 
 
 class _Module(lightning.LightningModule):
@@ -290,7 +299,7 @@ def _fit(
             use_distributed_sampler=False,
             barebones=False,
         )
-        steps = DataLoader(_Steps(first, last), batch_size=None)
+        steps = DataLoader(_Steps(first, last, module.objective, module.sampler), batch_size=None)
         try:
             _run(lambda: trainer.fit(module, steps))
         finally:

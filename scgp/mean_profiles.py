@@ -27,8 +27,6 @@ from scgp.reference.profiles import Profiles, fit_profiles
 
 #: A mean over fewer cells is no mean profile.
 FEWEST_CELLS = 10
-#: Cells that are made linear at once.
-BLOCK = 4096
 #: The source of labelled cells, beside those of profiles.
 CELLS = "cells"
 LABEL, TISSUE = "cell_type_ontology_term_id", "tissue_ontology_term_id"
@@ -167,9 +165,8 @@ def rows_of_corpus(model: Model, corpus: Corpus, types: TermTable) -> Rows:
     )
     n_genes = model.config.n_genes
     means, columns = CellMeans(code_N, len(keys), n_genes), np.arange(n_genes)
-    for start in range(0, corpus.n_cells, BLOCK):
-        counts = corpus.count_NG[start : start + BLOCK].astype(np.float32)
-        means.add(start, model.tokenizer.tokenize(counts, columns).values(n_genes))
+    for row_B, counts in corpus.blocks():
+        means.add(int(row_B[0]), model.tokenizer.tokenize(counts, columns).values(n_genes))
     value_RG, enough_R = means.means()
     kept = np.flatnonzero(enough_R)
     measured_RG = corpus.measured_SG[[int(keys[r][2]) for r in kept]]

@@ -115,6 +115,18 @@ class Objective(nn.Module):
             masked = sampler.masked_batch(step, s.masked_cells)
         return sampler.batch(step), masked
 
+    def rows(self, sampler: Sampler, step: int, *, use_tokens: bool) -> np.ndarray:
+        """Return the rows of the corpus whose counts `draw` reads."""
+        s, ranks = self.settings, self.ranks
+        if use_tokens and self.network.context is not None:
+            return sampler.context_rows(step, s.context_cells)
+        row_B = sampler.batch_rows(step)
+        if not use_tokens and ranks.size > 1:
+            return row_B[ranks.rows(s.batch_size)]
+        if not (use_tokens and s.masked_cells and s.weight_masked):
+            return row_B
+        return np.concatenate([row_B, sampler.masked_rows(step, s.masked_cells)])
+
     def losses(self, draw: Draw, *, use_tokens: bool) -> dict[str, Tensor]:
         """Return the losses of what a step sees."""
         sample, masked = draw

@@ -16,6 +16,7 @@ import torch
 from scgp.calibrate import calibrate, reference_of
 from scgp.cells.corpus import Corpus, read_corpus
 from scgp.cells.dataset import Source
+from scgp.cells.excerpt import excerpt
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.describe import uses_descriptions
 from scgp.device import resolve_device
@@ -58,6 +59,7 @@ def train(
     calibrate_on_studies: bool = True,
     layer: str | None = None,
     use_raw: bool | None = None,
+    stream: bool | None = None,
     device: str | None = None,
     devices: int = 1,
     num_nodes: int = 1,
@@ -72,7 +74,9 @@ def train(
     Parameters
     ----------
     data
-        Labelled cells with raw counts: AnnData, h5ad paths, or a list of them.
+        Labelled cells with raw counts: AnnData, h5ad paths, SOMA experiments
+        (:class:`scgp.cells.soma.SomaSource`, or ``"soma://"`` and their address), or a list of
+        them.
     out
         Directory of the model that is written; beside it ``<out>.training`` holds the state of an
         unfinished run and the history of losses.
@@ -100,7 +104,11 @@ def train(
         on donors), which trains the pooled view once for each of three folds, all its steps. False
         keeps those of `base`, or the defaults.
     layer, use_raw
-        Where the counts are, if not in ``X``.
+        Where the counts are, if not in ``X``; of AnnData alone.
+    stream
+        Leave counts where they are stored, and read them in rounds of steps, the next one while
+        this one is trained on: memory does not grow with the counts. The weights are the same. None
+        does so where a source is a SOMA experiment.
     device
         ``"cpu"``, ``"cuda"`` or None for the CPU.
     devices, num_nodes
@@ -125,6 +133,13 @@ def train(
     Returns
     -------
     The trained model, as saved.
+
+    Notes
+    -----
+    The network is trained on all cells. What is read off the corpus once (means of genes,
+    calibration, mean profiles, the index) is read off an excerpt where there are more than 300,000
+    cells, in memory or not: at most so many, drawn with the seed from 1,000 tiles of 2,048 cells at
+    most, with 150 of each class where the tiles have them (:mod:`scgp.cells.excerpt`).
 
     Raises
     ------
@@ -158,22 +173,30 @@ def train(
     corpus = read_corpus(
         data, model.genes, label_key=label_key, study_key=study_key, donor_key=donor_key,
         tissue_key=tissue_key, disease_key=disease_key, unlabelled=unlabelled, drawn=drawn,
-        layer=layer, use_raw=use_raw,
+        layer=layer, use_raw=use_raw, stream=stream,
     )  # fmt: skip
+    if processes.size > 1 and not processes.outside and corpus.streamed:
+        corpus.close()
+        msg = (
+            "counts that stay stored cannot be given to processes that this call starts; start "
+            'them outside (torchrun, SLURM) with strategy="ddp", or pass stream=False'
+        )
+        raise ArgumentError(msg)
     tables = term_tables(corpus, model.phenotypes)
     if not np.any((tables["type"].cell_N >= 0) & ~corpus.drawn_N):
         msg = f"no cell has a label in {label_key!r}; training needs labelled cells (label_key=)"
         raise LabelError(msg)
+    seen, seen_types = _excerpt(corpus, tables["type"], settings.seed)
     work = out.with_name(out.name + ".training")
     if base is None:
-        _set_statistics(model.network, corpus, tables["type"])
+        _set_statistics(model.network, seen, tables["type"])
     if base is None or config is not None:
-        _set_means(model.network, corpus)
+        _set_means(model.network, seen)
     kept = model.details.get("calibration")
     fusion = Fusion.from_dict(kept) if kept else None
     if calibrate_on_studies and processes.rank == 0:
         fusion = calibrate(
-            corpus, tables["type"], seed=settings.seed,
+            seen, seen_types, seed=settings.seed,
             fit=_fold_fitter(model, settings, on, progress=progress),
         )  # fmt: skip
     fit_network(
@@ -181,6 +204,7 @@ def train(
         progress=progress and processes.rank == 0, processes=processes,
     )  # fmt: skip
     if processes.rank:
+        corpus.close()
         processes.await_first()
         return Model.load(out)
     with processes.awaited():
@@ -196,14 +220,21 @@ def train(
             markers=model.markers, card=card, details=details,
         )  # fmt: skip
         index = reference_of(
-            trained, corpus, tables["type"], seed=settings.seed, fusion=fusion,
+            trained, seen, seen_types, seed=settings.seed, fusion=fusion,
             described=calibrate_on_studies or uses_descriptions(kept),
-            profiles=profiles_of(trained, corpus, tables["type"]),
+            profiles=profiles_of(trained, seen, seen_types),
         )  # fmt: skip
+        corpus.close()
         trained.save(out, beside={"index": index.save}, overwrite=overwrite)
         if work.is_dir():
             _keep_history(work, out)
     return Model.load(out)
+
+
+def _excerpt(corpus: Corpus, types: TermTable, seed: int) -> tuple[Corpus, TermTable]:
+    """Return the cells that what is read off the corpus once is read off."""
+    rows = excerpt(corpus, types.cell_N, seed=seed)
+    return (corpus, types) if rows is None else (corpus.part(rows), types.part(rows))
 
 
 def _start(
@@ -276,11 +307,10 @@ def _checked(markers: Markers | None, model: Model) -> Markers:
 
 def _set_statistics(network: CellTransformer, corpus: Corpus, types: TermTable) -> None:
     """Set what the network takes from the corpus: weights of genes, the mean text."""
-    total_N = np.maximum(np.asarray(corpus.count_NG.sum(axis=1), dtype=np.float64).ravel(), 1.0)
-    sum_G = np.zeros(corpus.count_NG.shape[1])
-    for start in range(0, corpus.n_cells, 4096):
-        block = corpus.count_NG[start : start + 4096].astype(np.float32)
-        scale = np.repeat(1e4 / total_N[start : start + 4096], np.diff(block.indptr))
+    sum_G = np.zeros(network.config.n_genes)
+    for _, block in corpus.blocks():
+        total_B = np.maximum(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel(), 1.0)
+        scale = np.repeat(1e4 / total_B, np.diff(block.indptr))
         block.data = np.log1p(block.data * scale.astype(np.float32))
         sum_G += np.asarray(block.sum(axis=0)).ravel()
     mean_G = sum_G / corpus.n_cells
@@ -295,12 +325,13 @@ def _set_means(network: CellTransformer, corpus: Corpus) -> None:
     if network.context is None:
         return
     real = np.flatnonzero(~corpus.drawn_N)
-    sum_G, n_G = np.zeros(corpus.count_NG.shape[1]), np.zeros(corpus.count_NG.shape[1])
+    sum_G, n_G = np.zeros(network.config.n_genes), np.zeros(network.config.n_genes)
     for source, measured_G in enumerate(corpus.measured_SG):
         rows = real[corpus.source_N[real] == source]
-        counts = corpus.count_NG[rows].astype(np.float64)
-        total_N = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
-        sum_G += np.asarray(counts.T @ (1e4 / total_N)).ravel()
+        for _, block in corpus.blocks(rows):
+            counts = block.astype(np.float64)
+            total_B = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
+            sum_G += np.asarray(counts.T @ (1e4 / total_B)).ravel()
         n_G += len(rows) * measured_G
     mean_G = sum_G / np.maximum(n_G, 1)
     with torch.no_grad():

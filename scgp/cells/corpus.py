@@ -4,16 +4,17 @@ Shape suffixes: N cells, G genes, S sources.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scgp.cells.dataset import CellDataset, Source
+from scgp.cells.dataset import BLOCK_ROWS, CellDataset, Source, list_of
+from scgp.cells.stored import StoredCounts
 from scgp.cells.vocabulary import GeneVocabulary
 
 #: ``obs`` column that tells which profile a drawn cell was drawn from (`draw_cells` writes it).
@@ -34,7 +35,7 @@ class Corpus:
     Attributes
     ----------
     count_NG
-        Counts, CSR.
+        Counts, CSR; or counts that stay on disk and give a CSR matrix for the rows asked for.
     label_N, tissue_N, disease_N
         What each cell is called, as the sources say; "" where they do not.
     study_N, donor_N
@@ -49,9 +50,12 @@ class Corpus:
     source_N, measured_SG
         Source of each cell (-1 for drawn cells), and the gene sets of the sources: what a platform
         measures.
+    tile_N
+        Tile of each cell, rising: cells that are stored together. Training draws the cells of a
+        round of steps from some tiles; where it is None, each from anywhere.
     """
 
-    count_NG: sp.csr_matrix
+    count_NG: sp.csr_matrix | StoredCounts
     label_N: np.ndarray
     tissue_N: np.ndarray
     disease_N: np.ndarray
@@ -61,16 +65,50 @@ class Corpus:
     source_N: np.ndarray
     studies: tuple[str, ...]
     measured_SG: np.ndarray
+    tile_N: np.ndarray | None = None
 
     @property
     def n_cells(self) -> int:
         """Number of cells, unlabelled and drawn ones included."""
         return int(self.count_NG.shape[0])
 
+    def blocks(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, sp.csr_matrix]]:
+        """Read cells in the order given, all by default; yield rows and their float32 counts.
+
+        `BLOCK_ROWS` rows at most at a time: never more in memory.
+        """
+        row_N = np.arange(self.n_cells) if rows is None else rows
+        for start in range(0, len(row_N), BLOCK_ROWS):
+            row_B = row_N[start : start + BLOCK_ROWS]
+            yield row_B, self.count_NG[row_B].astype(np.float32)
+
     def part(self, rows: np.ndarray) -> "Corpus":
-        """Return the corpus of some cells."""
-        names = [f.name for f in fields(self) if f.name.endswith(("_N", "_NG"))]
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        """Return the corpus of some cells; stored counts stay where they are."""
+        taken: dict[str, Any] = {}
+        for name in (f.name for f in fields(self) if f.name.endswith("_N")):
+            array = getattr(self, name)
+            taken[name] = None if array is None else array[rows]
+        stored = isinstance(self.count_NG, StoredCounts)
+        counts = self.count_NG.part(rows) if stored else self.count_NG[rows]
+        return replace(self, count_NG=counts, **taken)
+
+    def count_arrays(self) -> list[np.ndarray]:
+        """Return what tells these counts from others: the arrays, or where they are stored."""
+        if isinstance(self.count_NG, StoredCounts):
+            arrays = [np.frombuffer(self.count_NG.identity(), np.uint8)]
+        else:
+            arrays = [self.count_NG.indptr, self.count_NG.indices, self.count_NG.data]
+        return arrays if self.tile_N is None else [*arrays, self.tile_N]
+
+    @property
+    def streamed(self) -> bool:
+        """Whether counts stay where they are stored."""
+        return isinstance(self.count_NG, StoredCounts)
+
+    def close(self) -> None:
+        """Close what stored counts are read from."""
+        if isinstance(self.count_NG, StoredCounts):
+            self.count_NG.close()
 
 
 def read_corpus(
@@ -86,8 +124,12 @@ def read_corpus(
     drawn: Sequence[ad.AnnData] = (),
     layer: str | None = None,
     use_raw: bool | None = None,
+    stream: bool | None = None,
 ) -> Corpus:
-    """Read labelled, unlabelled and drawn cells into memory.
+    """Read labelled, unlabelled and drawn cells: columns into memory, and counts too or not.
+
+    `stream` says whether counts stay where they are stored and are read when asked for; None says
+    so where a source is a SOMA experiment.
 
     Raises
     ------
@@ -98,41 +140,42 @@ def read_corpus(
         A source holds no counts, or no gene of the vocabulary.
     """
     keys = {"label_key": label_key, "study_key": study_key, "donor_key": donor_key}
-    real = CellDataset(data, genes, **keys, layer=layer, use_raw=use_raw)
-    parts = [_read(real, tissue_key, disease_key)]
-    if isinstance(unlabelled, ad.AnnData | Path | str) or len(unlabelled):
-        parts.append(_read(CellDataset(unlabelled, genes, layer=layer, use_raw=use_raw)))
+    parts = [CellDataset(data, genes, **keys, layer=layer, use_raw=use_raw)]
+    tables = [_columns(parts[0], tissue_key, disease_key)]
+    if list_of(unlabelled):
+        parts.append(CellDataset(unlabelled, genes, layer=layer, use_raw=use_raw))
+        tables.append(_columns(parts[-1]))
     n_real = len(parts)
     if len(drawn):
-        cells = CellDataset(list(drawn), genes, label_key=label_key, study_key=PROFILE)
-        parts.append(_read(cells, tissue_key))
-    columns = pd.concat([table for table, _, _ in parts], ignore_index=True)
-    is_drawn = np.repeat(np.arange(len(parts)) >= n_real, [len(table) for table, _, _ in parts])
-    first_P = np.cumsum([0, *(len(measured) for _, _, measured in parts)])
-    sources = [
-        table["source"] + first for (table, _, _), first in zip(parts, first_P[:-1], strict=True)
-    ]
+        parts.append(CellDataset(list(drawn), genes, label_key=label_key, study_key=PROFILE))
+        tables.append(_columns(parts[-1], tissue_key))
+    columns = pd.concat(tables, ignore_index=True)
+    is_drawn = np.repeat(np.arange(len(parts)) >= n_real, [part.n_cells for part in parts])
+    first_P = np.cumsum([0, *(len(part.measured_SG) for part in parts)])
+    sources = [table["source"] + first for table, first in zip(tables, first_P[:-1], strict=True)]
     study_N, studies = pd.factorize(columns["study"])
+    by_tiles = any(part.by_tiles for part in parts)
     return Corpus(
-        count_NG=sp.vstack([counts for _, counts, _ in parts], format="csr"),
+        tile_N=_tiles(parts) if by_tiles else None,
+        count_NG=_counts(parts, stream=stream),
         label_N=columns["label"].to_numpy(dtype=object),
         tissue_N=columns["tissue"].to_numpy(dtype=object),
         disease_N=columns["disease"].to_numpy(dtype=object),
         study_N=study_N,
-        donor_N=pd.factorize(_donor_names(columns))[0],
+        donor_N=_donors(columns["donor"], study_N),
         drawn_N=is_drawn,
         source_N=np.where(is_drawn, -1, pd.concat(sources).to_numpy()),
         studies=tuple(map(str, studies)),
-        measured_SG=np.concatenate([measured for _, _, measured in parts[:n_real]]),
+        measured_SG=np.concatenate([part.measured_SG for part in parts[:n_real]]),
     )
 
 
-def _read(
+def _columns(
     cells: CellDataset, tissue_key: str | None = None, disease_key: str | None = None
-) -> tuple[pd.DataFrame, sp.csr_matrix, np.ndarray]:
-    """Return the columns, the counts and the gene sets of a data set, and close it."""
+) -> pd.DataFrame:
+    """Return the columns of a data set."""
     nothing = np.full(cells.n_cells, "", dtype=object)
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
             "label": cells.label,
             "tissue": cells.column(tissue_key) if tissue_key else nothing,
@@ -142,17 +185,34 @@ def _read(
             "source": np.repeat(np.arange(len(cells.n_per_source)), cells.n_per_source),
         }
     )
-    counts = cells.in_memory()
-    cells.close()
-    return table, counts, cells.measured_SG
 
 
-def _donor_names(columns: pd.DataFrame) -> np.ndarray:
-    """Return names that are one donor's; one that is unknown or generic goes with its study."""
-    donor = columns["donor"].astype(str)
-    codes, names = pd.factorize(donor)  # names are few, cells are many
+def _counts(parts: Sequence[CellDataset], *, stream: bool | None) -> sp.csr_matrix | StoredCounts:
+    """Return all counts in memory, and close the data sets; or leave them where they are."""
+    if stream or (stream is None and any(part.has_soma for part in parts)):
+        return StoredCounts(parts)
+    counts = sp.vstack([part.in_memory() for part in parts], format="csr")
+    for part in parts:
+        part.close()
+    return counts
+
+
+def _tiles(parts: Sequence[CellDataset]) -> np.ndarray:
+    """Return the tile of each cell, numbered through all data sets."""
+    tiles, first = [], 0
+    for part in parts:
+        tile_N = part.tiles() + first
+        first = int(tile_N.max(initial=first - 1)) + 1
+        tiles.append(tile_N)
+    return np.concatenate(tiles)
+
+
+def _donors(donor: pd.Series, study_N: np.ndarray) -> np.ndarray:
+    """Return codes that are one donor's; one that is unknown or generic goes with its study."""
+    code_N, names = pd.factorize(donor.astype(str))  # names are few, cells are many
     folded = [name.strip().casefold() for name in names]
-    nameless = np.array([name in _NO_DONOR for name in folded], dtype=bool)[codes]
-    generic = np.array([bool(_GENERIC_DONOR.fullmatch(name)) for name in folded], dtype=bool)[codes]
-    study = columns["study"] + "\t"
-    return np.select([nameless, generic], [study, study + donor], donor)
+    nameless = np.array([name in _NO_DONOR for name in folded], dtype=bool)[code_N]
+    generic = np.array([bool(_GENERIC_DONOR.fullmatch(name)) for name in folded], bool)[code_N]
+    within_N = np.where(nameless | generic, study_N + 1, 0)
+    name_N = np.where(nameless, 0, code_N + 1)
+    return pd.factorize(within_N.astype(np.int64) * (len(names) + 1) + name_N)[0]

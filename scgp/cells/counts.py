@@ -175,7 +175,7 @@ def choose_counts(
             return in_raw
     where = _layer(layer) if layer is not None else RAW if use_raw else "X"
     counts = _open(adata, where, advice=lambda: _advice(adata, where))
-    _probe(counts)
+    check_probe(counts)
     return counts
 
 
@@ -232,8 +232,22 @@ def _open(adata: ad.AnnData, where: str, *, advice: Callable[[], str]) -> CountM
     return CountMatrix(matrix, var=var, obs_names=adata.obs_names, where=where, advice=advice)
 
 
-def _probe(counts: CountMatrix) -> int:
-    """Check the first, middle and last rows; return the number of values that are not zero."""
+def holds_counts(counts: CountMatrix) -> bool:
+    """Tell whether the first, middle and last rows are counts, and not all zero."""
+    try:
+        return check_probe(counts) > 0
+    except CountsError:
+        return False
+
+
+def check_probe(counts: CountMatrix) -> int:
+    """Check the first, middle and last rows; return the number of values that are not zero.
+
+    Raises
+    ------
+    CountsError
+        A value of them is no count.
+    """
     last = max(counts.n_cells - PROBE_ROWS, 0)
     starts = sorted({0, last // 2, last})
     return sum(counts.rows(start, start + PROBE_ROWS).nnz for start in starts)
@@ -243,9 +257,9 @@ def _held_counts(adata: ad.AnnData, where: str) -> CountMatrix | None:
     """Open the matrix if its probed rows are counts, and not all zero."""
     try:
         counts = _open(adata, where, advice=str)
-        return counts if _probe(counts) else None
     except CountsError:
         return None
+    return counts if holds_counts(counts) else None
 
 
 def _advice(adata: ad.AnnData, where: str) -> str:

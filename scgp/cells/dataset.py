@@ -1,4 +1,4 @@
-"""Cells of one or many AnnData, in memory or on disk, as rows over the genes of one vocabulary.
+"""Cells of one or many AnnData or SOMA experiments, as rows over the genes of one vocabulary.
 
 Owns the joining of sources and the reading of their ``obs`` columns; what is a count and what is a
 gene, it asks of `counts` and `genes`. Never makes a matrix dense. Knows nothing of models.
@@ -7,22 +7,24 @@ Shape suffixes: N cells of all sources, S sources, G genes of the vocabulary, V 
 B cells asked for, E stored entries.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from scgp.cells.counts import choose_counts
+from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import GeneVocabulary, match_genes
+from scgp.cells.soma import TILE_ROWS, SomaCells, SomaSource, is_soma
 from scgp.errors import ArgumentError, MissingColumnError
 
 logger = logging.getLogger(__name__)
 
-Source: TypeAlias = ad.AnnData | Path | str
+Source: TypeAlias = ad.AnnData | SomaSource | Path | str
 
 #: Rows read at once: some 50 MB of a matrix with 1,500 expressed genes a cell.
 BLOCK_ROWS = 4096
@@ -34,7 +36,8 @@ class CellDataset:
     Parameters
     ----------
     sources
-        AnnData (in memory or backed), paths of h5ad files (opened backed, read as needed), or a
+        AnnData (in memory or backed), paths of h5ad files (opened backed, read as needed), SOMA
+        experiments (:class:`scgp.cells.soma.SomaSource`, or their address after ``soma://``), or a
         list of them. They are not changed.
     vocabulary
         The genes that become columns; columns of one gene are summed, others are left out.
@@ -45,7 +48,8 @@ class CellDataset:
     donor_key
         ``obs`` column with the donor; None where donors are unknown.
     layer, use_raw
-        The matrix of each source, as :func:`scgp.cells.counts.choose_counts` takes them.
+        The matrix of each AnnData, as :func:`scgp.cells.counts.choose_counts` takes them. A SOMA
+        experiment has its own: ``SomaSource(layer=...)``.
 
     Attributes
     ----------
@@ -57,11 +61,14 @@ class CellDataset:
         N strings each; "" where a value is missing or no column was named.
     measured_SG
         Genes that each source has a column for; where it is False, a zero means "not measured".
+    has_soma, by_tiles
+        Whether a source is a SOMA experiment, and one that asks to be drawn from by tiles.
 
     Raises
     ------
     ArgumentError
-        There is no source, or a file is not there.
+        There is no source, a file or experiment is not there, or `layer` or `use_raw` is given and
+        no source is an AnnData.
     MissingColumnError
         A source lacks a column that was named.
     CountsError, GeneError
@@ -79,17 +86,22 @@ class CellDataset:
         layer: str | None = None,
         use_raw: bool | None = None,
     ) -> None:
-        listed = [sources] if isinstance(sources, ad.AnnData | Path | str) else list(sources)
+        listed = list_of(sources)
         if not listed:
             msg = "no source of cells; expected an AnnData, a path of an h5ad file, or a list"
             raise ArgumentError(msg)
+        if (layer is not None or use_raw is not None) and all(map(is_soma, listed)):
+            msg = (
+                "layer and use_raw are of AnnData; pass scgp.cells.soma.SomaSource(uri, layer=...)"
+            )
+            raise ArgumentError(msg)
         self.vocabulary = vocabulary
-        self.source_names = [
-            Path(source).stem if isinstance(source, Path | str) else f"source {s}"
-            for s, source in enumerate(listed)
-        ]
+        self.source_names = [_name(source, s) for s, source in enumerate(listed)]
         adatas = [_open(source) for source in listed]
         self._opened = [a for a, of in zip(adatas, listed, strict=True) if a is not of]
+        self._cells = adatas
+        self.has_soma = any(isinstance(cells, SomaCells) for cells in adatas)
+        self.by_tiles = any(isinstance(a, SomaCells) and a.source.by_tiles for a in adatas)
         self._obs = [adata.obs for adata in adatas]
         self.n_per_source = tuple(adata.n_obs for adata in adatas)
         self.n_cells = sum(self.n_per_source)
@@ -98,7 +110,7 @@ class CellDataset:
         self.label = self._column_or(label_key, [""] * len(listed))
         self.study = self._column_or(study_key, self.source_names)
         self.donor = self._column_or(donor_key, [""] * len(listed))
-        self._counts = [choose_counts(adata, layer=layer, use_raw=use_raw) for adata in adatas]
+        self._counts = [_counts(cells, layer, use_raw=use_raw) for cells in adatas]
         self._token_V = [match_genes(counts, vocabulary).token_of_column for counts in self._counts]
         self.measured_SG = np.zeros((len(listed), vocabulary.n_genes), dtype=bool)
         for measured_G, token_V in zip(self.measured_SG, self._token_V, strict=True):
@@ -213,10 +225,44 @@ class CellDataset:
         empty = sp.csr_matrix((0, self.vocabulary.n_genes), dtype=np.uint16)
         return sp.vstack(parts, format="csr") if parts else empty
 
+    def tiles(self) -> np.ndarray:
+        """Return the tile of each cell: rows that a store reads together, numbered from 0 on.
+
+        Of a SOMA experiment, `TILE_ROWS` join ids; of all else, as many rows.
+        """
+        parts, first = [], 0
+        for cells in self._cells:
+            row_N = cells.joinid_N if isinstance(cells, SomaCells) else np.arange(cells.n_obs)
+            tile_N = np.unique(row_N // TILE_ROWS, return_inverse=True)[1]
+            parts.append(tile_N + first)
+            first += int(tile_N.max(initial=-1)) + 1
+        return np.concatenate(parts)
+
+    def identity(self) -> bytes:
+        """Digest of what is read: contents of what is in memory; where it lies, of what is not.
+
+        Of a file that is path, size and time of its last change; of a SOMA experiment its address,
+        the shape of its matrix and the join ids of the cells.
+        """
+        digest = hashlib.sha256(self.vocabulary.fingerprint.encode())
+        for source, (cells, counts) in enumerate(zip(self._cells, self._counts, strict=True)):
+            digest.update(counts.where.encode())
+            if isinstance(cells, SomaCells):
+                digest.update(cells.identity())
+            elif cells.isbacked:
+                path = Path(cells.filename).resolve()
+                digest.update(f"{path}\t{path.stat().st_size}\t{path.stat().st_mtime_ns}".encode())
+            else:
+                for start in range(0, counts.n_cells, BLOCK_ROWS):
+                    block = self.block(source, start, start + BLOCK_ROWS)
+                    for part in (block.indptr, block.indices, block.data):
+                        digest.update(part.tobytes())
+        return digest.digest()
+
     def close(self) -> None:
         """Close the files that were opened from paths."""
-        for adata in self._opened:
-            adata.file.close()
+        for cells in self._opened:
+            (cells if isinstance(cells, SomaCells) else cells.file).close()
 
     def _column_or(self, key: str | None, per_source: Sequence[str]) -> np.ndarray:
         """Read a column, or repeat one value per source where no column is named."""
@@ -237,11 +283,34 @@ class CellDataset:
         return moved
 
 
-def _open(source: Source) -> ad.AnnData:
-    """Open a path backed; return an AnnData as it is."""
+def list_of(sources: Source | Sequence[Source]) -> list[Source]:
+    """Return a list of sources, of one or many."""
+    one = isinstance(sources, ad.AnnData | SomaSource | Path | str)
+    return [sources] if one else list(sources)  # type: ignore[arg-type]
+
+
+def _name(source: Source, place: int) -> str:
+    if isinstance(source, SomaSource) or is_soma(source):
+        return (source if isinstance(source, SomaSource) else SomaSource(str(source))).name
+    return Path(source).stem if isinstance(source, Path | str) else f"source {place}"
+
+
+def _open(source: Source) -> Any:
+    """Open a path backed, or an experiment; return an AnnData as it is."""
     if isinstance(source, ad.AnnData):
         return source
+    if isinstance(source, SomaSource) or is_soma(source):
+        return SomaCells(source)  # type: ignore[arg-type]
     if not Path(source).is_file():
-        msg = f"there is no file {str(source)!r}; expected an AnnData or the path of an h5ad file"
+        msg = (
+            f"there is no file {str(source)!r}; expected an AnnData, the path of an h5ad file or "
+            "soma:// and the address of a SOMA experiment"
+        )
         raise ArgumentError(msg)
     return ad.read_h5ad(source, backed="r")
+
+
+def _counts(cells: Any, layer: str | None, *, use_raw: bool | None) -> CountMatrix:
+    if isinstance(cells, SomaCells):
+        return cells.counts()
+    return choose_counts(cells, layer=layer, use_raw=use_raw)

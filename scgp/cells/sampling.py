@@ -4,6 +4,8 @@ Shape suffixes: N cells of the corpus, B cells of a batch, G genes, S sources; a
 hidden: L tokens of a cell, H hidden tokens of the batch, N entries of the pool.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +13,7 @@ import scipy.sparse as sp
 
 from scgp.cells.corpus import Corpus
 from scgp.cells.queries import ContextSample, draw_queries
+from scgp.cells.stored import StoredCounts
 from scgp.cells.tokens import TokenBatch, Tokenizer
 from scgp.errors import LabelError
 
@@ -26,6 +29,8 @@ LEAST_GENES = 600
 HIDDEN_SHARE = 0.3
 #: Share of the cells whose genes are predicted from their context that may be unlabelled.
 ANY_SHARE = 0.3
+#: A corpus that is drawn by tiles: steps of a round, and tiles that its cells are drawn from.
+ROUND_STEPS, TILES = 64, 64
 #: How often an unexpressed gene is drawn for one token; of genes that half the cells express, one
 #: draw in two is in vain.
 DRAWS = 4
@@ -127,24 +132,42 @@ class Sampler:
         self._quota = ((~corpus.drawn_N, batch_size - n_drawn), (corpus.drawn_N, n_drawn))
         self.seed = seed
         self.augment = augment
-        self._cumulative = [
-            np.cumsum(balance(np.where(of_N, class_N, -1), corpus.study_N, corpus.donor_N))
-            for of_N, n_cells in self._quota
+        self._balanced = [
+            self._choice(balance(np.where(of_N, class_N, -1), corpus.study_N, corpus.donor_N), i)
+            for i, (of_N, n_cells) in enumerate(self._quota)
             if n_cells
         ]
         real_N = np.where(corpus.drawn_N, -1, class_N)
-        self._cumulative_real = np.cumsum(balance(real_N, corpus.study_N, corpus.donor_N))
+        self._real = self._choice(balance(real_N, corpus.study_N, corpus.donor_N), 0)
         size_N = np.bincount(corpus.study_N)[corpus.study_N]
         weight_N = np.where(corpus.drawn_N, 0.0, 1 / np.sqrt(size_N))
-        self._cumulative_any = np.cumsum(weight_N / weight_N.sum())
+        self._any = self._choice(weight_N / weight_N.sum(), 2)
+
+    def ahead(
+        self, rows_of: Callable[[int], np.ndarray], steps: range
+    ) -> AbstractContextManager[None]:
+        """Read ahead for `steps` while the context lasts, where counts are stored."""
+        counts = self.corpus.count_NG
+        if not isinstance(counts, StoredCounts):
+            return nullcontext()
+        together = 1 if self.corpus.tile_N is None else ROUND_STEPS
+        return counts.ahead(rows_of, steps, together=together)
+
+    def batch_rows(self, step: int) -> np.ndarray:
+        """Return the rows that `batch` reads for a step."""
+        return self._batch_rows(step)[0]
+
+    def masked_rows(self, step: int, n_cells: int) -> np.ndarray:
+        """Return the rows that `masked_batch` reads for a step."""
+        return self._masked_rows(step, n_cells)[0]
+
+    def context_rows(self, step: int, n_cells: int) -> np.ndarray:
+        """Return the rows that `context_batch` reads for a step."""
+        return self._context_rows(step, n_cells)[0]
 
     def batch(self, step: int, rows: slice | None = None) -> Sample:
         """Return the batch of a step; with `rows`, only these have tokens, others come empty."""
-        rng = np.random.default_rng([self.seed, step])
-        sizes = [n_cells for _, n_cells in self._quota if n_cells]
-        row_B = np.concatenate(
-            [_pick(c, rng, n) for c, n in zip(self._cumulative, sizes, strict=True)]
-        )
+        row_B, rng = self._batch_rows(step)
         if rows is None:
             counts = self.corpus.count_NG[row_B].astype(np.float32)
         else:
@@ -154,8 +177,7 @@ class Sampler:
 
     def masked_batch(self, step: int, n_cells: int) -> MaskedSample:
         """Return cells of a step, labelled or not, with part of their expression hidden."""
-        rng = np.random.default_rng([self.seed, step, 1])
-        row_B = _pick(self._cumulative_any, rng, n_cells)
+        row_B, rng = self._masked_rows(step, n_cells)
         counts = self.corpus.count_NG[row_B].astype(np.float32)
         return hide(self._tokens(counts, rng), self.tokenizer.n_genes, rng)
 
@@ -164,17 +186,29 @@ class Sampler:
 
         Of the cells, `ANY_SHARE` are drawn whether labelled or not, the others as in `batch`.
         """
-        rng = np.random.default_rng([self.seed, step, 2])
-        n_any = round(n_cells * ANY_SHARE)
-        row_B = np.concatenate(
-            [
-                _pick(self._cumulative_real, rng, n_cells - n_any),
-                _pick(self._cumulative_any, rng, n_any),
-            ]
-        )
+        row_B, rng = self._context_rows(step, n_cells)
         tokens = self._tokens(self.corpus.count_NG[row_B].astype(np.float32), rng)
         measured_BG = self.corpus.measured_SG[self.corpus.source_N[row_B]]
         return draw_queries(tokens, n_queries, measured_BG, rng)
+
+    def _batch_rows(self, step: int) -> tuple[np.ndarray, np.random.Generator]:
+        rng = np.random.default_rng([self.seed, step])
+        sizes = [n_cells for _, n_cells in self._quota if n_cells]
+        parts = [c.pick(rng, step, n) for c, n in zip(self._balanced, sizes, strict=True)]
+        return np.concatenate(parts), rng
+
+    def _masked_rows(self, step: int, n_cells: int) -> tuple[np.ndarray, np.random.Generator]:
+        rng = np.random.default_rng([self.seed, step, 1])
+        return self._any.pick(rng, step, n_cells), rng
+
+    def _context_rows(self, step: int, n_cells: int) -> tuple[np.ndarray, np.random.Generator]:
+        rng = np.random.default_rng([self.seed, step, 2])
+        n_any = round(n_cells * ANY_SHARE)
+        real_B = self._real.pick(rng, step, n_cells - n_any)
+        return np.concatenate([real_B, self._any.pick(rng, step, n_any)]), rng
+
+    def _choice(self, weight_N: np.ndarray, key: int) -> "_Choice":
+        return _Choice(np.cumsum(weight_N), self.corpus.tile_N, (self.seed, key))
 
     def _tokens(self, counts: sp.csr_matrix, rng: np.random.Generator) -> TokenBatch:
         n_cells, n_genes = counts.shape
@@ -215,6 +249,35 @@ def _others_empty(counts: sp.csr_matrix, rows: slice, n_cells: int) -> sp.csr_ma
     indptr[rows.stop :] = counts.indptr[-1]
     parts = (counts.data.astype(np.float32), counts.indices, indptr)
     return sp.csr_matrix(parts, shape=(n_cells, counts.shape[1]))
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Cells drawn by weight; by tiles, from those that are drawn for the round of the step.
+
+    A tile is drawn in proportion to the weight of its cells, and a cell in proportion to its weight
+    among those of the tile: each cell as often as without tiles, but those of a round together.
+    """
+
+    cumulative_N: np.ndarray
+    tile_N: np.ndarray | None
+    key: tuple[int, int]
+
+    def pick(self, rng: np.random.Generator, step: int, n: int) -> np.ndarray:
+        """Draw `n` cells for a step."""
+        if self.tile_N is None:
+            return _pick(self.cumulative_N, rng, n)
+        seed, of = self.key
+        round_rng = np.random.default_rng([seed, step // ROUND_STEPS, 3, of])
+        tile_K = self.tile_N[_pick(self.cumulative_N, round_rng, TILES)]
+        first_K = np.searchsorted(self.tile_N, tile_K)
+        last_K = np.searchsorted(self.tile_N, tile_K, side="right") - 1
+        low_K = np.where(first_K > 0, self.cumulative_N[first_K - 1], 0.0)
+        span_K = self.cumulative_N[last_K] - low_K
+        slot_B = rng.integers(TILES, size=n)
+        place_B = low_K[slot_B] + rng.random(n) * span_K[slot_B]
+        row_B = np.searchsorted(self.cumulative_N, place_B, side="right")
+        return np.clip(row_B, first_K[slot_B], last_K[slot_B])
 
 
 def _pick(cumulative: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
