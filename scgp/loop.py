@@ -48,21 +48,12 @@ _RISE, _LAST_RATE = 0.15, 0.01
 class _Steps(IterableDataset):
     """The numbers of the steps that are left, at most: early stopping may take fewer."""
 
-    def __init__(self, first: int, last: int, objective: Objective, sampler: Sampler) -> None:
+    def __init__(self, first: int, last: int) -> None:
         self.first = first
         self.last = last
-        self.objective = objective
-        self.sampler = sampler
 
     def __iter__(self) -> Iterator[int]:
-        steps = range(self.first, self.last)
-        with self.sampler.ahead(self._rows, steps):
-            yield from steps
-
-    def _rows(self, step: int) -> np.ndarray:
-        """Return the rows of the corpus that a step asks for."""
-        use_tokens = step >= self.objective.settings.pool_steps
-        return self.objective.rows(self.sampler, step, use_tokens=use_tokens)
+        yield from range(self.first, self.last)
 
 
 class _Module(lightning.LightningModule):
@@ -98,6 +89,11 @@ class _Module(lightning.LightningModule):
         if self.settings.patience:  # steps may be left out, which Lightning does not count
             self.log("step", float(step - self.first), batch_size=1)
         return losses["loss"]
+
+    def rows(self, step: int) -> np.ndarray:
+        """Return the rows of the corpus that a step asks for."""
+        use_tokens = step >= self.settings.pool_steps
+        return self.objective.rows(self.sampler, step, use_tokens=use_tokens)
 
     def transfer_batch_to_device(  # the objective moves what it needs
         self, batch: object, device: torch.device, dataloader_idx: int
@@ -299,9 +295,10 @@ def _fit(
             use_distributed_sampler=False,
             barebones=False,
         )
-        steps = DataLoader(_Steps(first, last, module.objective, module.sampler), batch_size=None)
+        steps = DataLoader(_Steps(first, last), batch_size=None)
         try:
-            _run(lambda: trainer.fit(module, steps))
+            with module.sampler.ahead(module.rows, range(first, last)):
+                _run(lambda: trainer.fit(module, steps))
         finally:
             network.freeze_pooled(frozen=False)
     if trainer.interrupted:
