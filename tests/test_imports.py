@@ -84,7 +84,7 @@ LEVEL = {
 }
 LEVEL |= dict.fromkeys(VERBS, 4) | {"demo": 6, "__main__": 7}
 OWNERS = {
-    "faiss": {"reference/index.py"},
+    "faiss": {"reference/nearest.py"},
     "transformers": {"phenotypes/text.py"},
     "lightning": {"loop.py"},
     "safetensors": {"model/checkpoint.py"},
