@@ -216,8 +216,8 @@ class ReferenceIndex:
     def recall(self) -> float:
         """Share of the nearest 15 that a search finds, as measured when lists were made.
 
-        The least over segments and two samples of 500 cells: cells of the index, themselves left
-        out, and the same moved to the cosine .9 with themselves. 1 where every cell is compared.
+        The least over segments and two samples of 500: cells of the index, themselves left out, and
+        the same moved towards others to the cosine .8. 1 where every cell is compared.
         """
         lists = [segment.lists for segment in self.store.segments]
         return min((min(x.recall) for x in lists if x is not None), default=1.0)

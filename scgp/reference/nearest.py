@@ -73,7 +73,7 @@ class Lists:
         Lists that a query reads.
     recall
         What was found so of the nearest 15, by `store.choose_probes`: of cells of the index, and
-        of such cells moved away from it.
+        of the same moved towards others.
     path
         The file that the lists are mapped from, or None: they are in memory.
     """
@@ -112,11 +112,20 @@ class Lists:
         import faiss
 
         probes = min(probes or self.probes, self.n_lists)
+        query_BD = np.ascontiguousarray(query_BD, np.float32)
         near_BP, list_BP = self._nearest_lists(query_BD, probes)
         made: Any = faiss  # its wrappers take what its type information does not know
         chosen = None if kept is None else made.IDSelectorBitmap(kept)
         options = made.SearchParametersIVF(nprobe=probes, sel=chosen)
-        _, row_BC = self.inverted.search_preassigned(query_BD, n, list_BP, near_BP, params=options)
+        row_BC = np.empty((len(query_BD), n), np.int64)
+        ignored_BC = np.empty((len(query_BD), n), np.float32)
+        arrays = (query_BD, list_BP, near_BP, ignored_BC, row_BC)
+        query, lists, near, ignored, found = (faiss.swig_ptr(x) for x in arrays)
+        as_pairs = False
+        # the function of C++, since the wrapper in Python takes no options
+        self.inverted.search_preassigned_c(
+            len(query_BD), query, n, lists, near, ignored, found, as_pairs, options
+        )
         few = np.flatnonzero(row_BC.min(axis=1, initial=0) < 0)
         if len(few):
             if probes == self.n_lists:
@@ -125,7 +134,7 @@ class Lists:
                 )
                 raise CheckpointError(message)
             row_BC[few] = self.rows(query_BD[few], n, probes=4 * probes, kept=kept)
-        return np.asarray(row_BC, np.int64)
+        return row_BC
 
     def _nearest_lists(
         self, query_BD: NDArray[np.float32], probes: int

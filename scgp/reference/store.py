@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgp.errors import ArgumentError, CheckpointError
-from scgp.reference.contents import vector_fault
+from scgp.reference.contents import UNIT_SLACK, vector_fault
 from scgp.reference.nearest import ROWS, Lists, exact_rows, make_lists, nearest_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ SPARE = 16
 SEARCH_BLOCK = 1024
 # How the number of lists that are read is chosen: of the nearest `NEAREST` of `SAMPLE` cells, and
 # of as many moved to the cosine `MOVED` with themselves, `RECALL` must be found.
-NEAREST, SAMPLE, MOVED, RECALL = 15, 500, 0.9, 0.99
+NEAREST, SAMPLE, MOVED, RECALL = 15, 500, 0.8, 0.99
 PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -299,8 +299,9 @@ def choose_probes(segment: Segment, *, seed: int = 0) -> Segment:
     """Return the segment with the fewest lists read that find enough, as measured on its own cells.
 
     Two samples are asked for their nearest, themselves left out: some cells of the segment, and
-    the same cells moved in a direction drawn at random. The first lie among the others as no cell
-    of a further study does; the second lie farther off than most.
+    the same cells moved towards others that are drawn at random. The first lie among the others as
+    no cell of a further study does: by them alone, of such cells too few were found. Between cells
+    lists are harder to tell apart than anywhere else; in a direction of noise they are not.
     """
     if segment.lists is None:
         message = "a segment without lists reads none"
@@ -309,7 +310,7 @@ def choose_probes(segment: Segment, *, seed: int = 0) -> Segment:
     n_cells = len(segment.vectors_MD)
     own = np.sort(rng.choice(n_cells, min(SAMPLE, n_cells), replace=False))
     own_BD = np.require(segment.vectors_MD[own], requirements=["C", "ALIGNED"])
-    moved_BD = _moved(own_BD, rng)
+    moved_BD = moved(own_BD, segment.vectors_MD[rng.integers(n_cells, size=len(own))])
     plain = Segment(segment.vectors_MD)
     truth = [_others(plain, x, own, None) for x in (own_BD, moved_BD)]
     n_lists = segment.lists.n_lists
@@ -323,14 +324,14 @@ def choose_probes(segment: Segment, *, seed: int = 0) -> Segment:
     return dataclasses.replace(segment, lists=lists)
 
 
-def _moved(own_BD: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return unit vectors that have the cosine `MOVED` with the given ones."""
-    away_BD = rng.standard_normal(own_BD.shape, dtype=np.float32)
-    away_BD -= np.einsum("bd,bd->b", away_BD, own_BD)[:, None] * own_BD
+def moved(own_BD: NDArray[np.float32], other_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return unit vectors with the cosine `MOVED` to their own, on the way to the others."""
+    away_BD = other_BD - np.einsum("bd,bd->b", other_BD, own_BD)[:, None] * own_BD
     length_B1 = np.linalg.norm(away_BD, axis=1, keepdims=True)
-    away_BD /= np.where(length_B1 > 0, length_B1, 1)
-    moved_BD: NDArray[np.float32] = MOVED * own_BD + np.float32((1 - MOVED**2) ** 0.5) * away_BD
-    return moved_BD.astype(np.float32)
+    far_B1 = length_B1 > UNIT_SLACK  # another cell, and not a copy of it
+    away_BD = away_BD / np.where(far_B1, length_B1, 1)
+    moved_BD = MOVED * own_BD + (1 - MOVED**2) ** 0.5 * away_BD
+    return np.where(far_B1, moved_BD, own_BD).astype(np.float32)
 
 
 def _others(
