@@ -307,13 +307,13 @@ def read_lists(path: Path, n_vectors: int, width: int, *, memory_map: bool) -> L
     except RuntimeError as error:
         message = f"{path} cannot be read by FAISS: {error}"
         raise CheckpointError(message) from error
-    if fault := _lists_fault(inverted, path, memory_map=memory_map):
+    if fault := _lists_fault(inverted, memory_map=memory_map):
         message = f"{path} {fault}; save the index anew"
         raise CheckpointError(message)
     return Lists(_prepared(inverted), path=path if memory_map else None)
 
 
-def _lists_fault(inverted: Any, path: Path, *, memory_map: bool) -> str:
+def _lists_fault(inverted: Any, *, memory_map: bool) -> str:
     """Look for parts that we do not write: other types inside, or lists in another file."""
     import faiss
 
@@ -321,7 +321,7 @@ def _lists_fault(inverted: Any, path: Path, *, memory_map: bool) -> str:
         return f"holds a {type(inverted).__name__}, expected an IndexIVFScalarQuantizer"
     inside: Any = faiss.downcast_InvertedLists(inverted.invlists)  # type: ignore[arg-type]
     kind = faiss.OnDiskInvertedLists if memory_map else faiss.ArrayInvertedLists
-    elsewhere = memory_map and str(getattr(inside, "filename", "")) != str(path)
+    elsewhere = memory_map and inside.filename != ""  # lists of this very file have no name
     if type(inside) is not kind or elsewhere:
         return f"has its lists in a {type(inside).__name__} of another kind or file"
     centres = faiss.downcast_index(inverted.quantizer)
