@@ -93,7 +93,7 @@ LEVEL = {
 }
 LEVEL |= dict.fromkeys(VERBS, 4) | {"demo": 6, "__main__": 7}
 OWNERS = {
-    "faiss": {"reference/index.py"},
+    "faiss": {"reference/nearest.py"},
     "transformers": {"phenotypes/text.py"},
     "lightning": {"callbacks.py", "loop.py", "together.py"},
     "safetensors": {"model/checkpoint.py"},

@@ -1,6 +1,5 @@
 """The reference index: exact search, and a directory that is whole or refused."""
 
-import dataclasses
 import json
 import pickle
 import shutil
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from scgp.errors import ArgumentError, CheckpointError, FingerprintError, LabelError
 from scgp.model import directory
+from scgp.reference import nearest
 from scgp.reference.evidence import Fusion, head_evidence
 from scgp.reference.index import ReferenceIndex
 
@@ -112,27 +112,22 @@ def test_ties_come_by_row_whatever_the_company():
     assert (np.diff(row_BK, axis=1)[level] > 0).all()
 
 
-class Rounding:
-    """A FAISS index whose cosines are off in the last digit, as those of its matrix product are."""
-
-    def __init__(self, inner):
-        self.inner = inner
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def search(self, query_BD, k):
-        all_BN, row_BN = self.inner.search(query_BD, self.inner.ntotal)
-        noise_N = 1e-7 * np.random.default_rng(len(query_BD)).normal(size=self.inner.ntotal)
-        order_BK = np.argsort(-(all_BN + noise_N[row_BN]), axis=1)[:, :k]
-        return (np.take_along_axis(x, order_BK, axis=1) for x in (all_BN, row_BN))
+def rounding(query_BD, vectors_ND, k, *, metric):
+    """FAISS, with cosines off in the last digit, as those of its matrix product are."""
+    all_BN, row_BN = faiss_knn(query_BD, vectors_ND, len(vectors_ND), metric=metric)
+    noise_N = 1e-7 * np.random.default_rng(len(query_BD)).normal(size=len(vectors_ND))
+    order_BK = np.argsort(-(all_BN + noise_N[row_BN]), axis=1)[:, :k]
+    return tuple(np.take_along_axis(x, order_BK, axis=1) for x in (all_BN, row_BN))
 
 
-def test_rounding_inside_faiss_does_not_choose_between_equal_cells():
+faiss_knn = faiss.knn
+
+
+def test_rounding_inside_faiss_does_not_choose_between_equal_cells(monkeypatch):
     index = build(np.tile(vectors(5, width=32), (7, 1)), ["x"] * 35)
-    rounding = dataclasses.replace(index, faiss_index=Rounding(index.faiss_index))
     expected = index.search(vectors(5, width=32), 4)
-    for found, exact in zip(rounding.search(vectors(5, width=32), 4), expected, strict=True):
+    monkeypatch.setattr(faiss, "knn", rounding)
+    for found, exact in zip(index.search(vectors(5, width=32), 4), expected, strict=True):
         np.testing.assert_array_equal(found, exact)
 
 
@@ -361,7 +356,7 @@ def test_other_vectors_than_flat_unit_ones_are_refused(index, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(faiss, "write_index", lambda _, path: Path(path).write_bytes(b"half"))
+    monkeypatch.setattr(nearest, "_contiguous", lambda part_ND: part_ND[: len(part_ND) // 2].copy())
     with pytest.raises(OSError, match="is the disk full"):
         index.save(tmp_path / "a.scgp")
     assert not list(tmp_path.iterdir())

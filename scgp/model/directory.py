@@ -39,6 +39,8 @@ def write_directory(
     manifest_name: str,
     beside: Mapping[str, Callable[[Path], None]] | None = None,
     overwrite: bool = False,
+    format_version: int = FORMAT_VERSION,
+    newest: int = FORMAT_VERSION,
 ) -> None:
     """Write a directory at once: whatever goes wrong, ``path`` is as before.
 
@@ -61,13 +63,19 @@ def write_directory(
     overwrite
         Replace a directory of the same kind, with all that is in it. Anything else that stands at
         ``path`` is never replaced.
+    format_version
+        The format that is written: the oldest one that can say it.
+    newest
+        The newest format of this kind of directory.
 
     Raises
     ------
     ArgumentError
         ``path`` exists, or two things have one name.
     """
-    path = check_target(path, kind=kind, manifest_name=manifest_name, overwrite=overwrite)
+    path = check_target(
+        path, kind=kind, manifest_name=manifest_name, overwrite=overwrite, newest=newest
+    )
     names = [_safe_name(name) for name in files]
     if any(key in manifest for key in RESERVED) or manifest_name in names:
         message = f"the manifest keeps {RESERVED} and the file {manifest_name} for itself"
@@ -81,7 +89,7 @@ def write_directory(
     temporary.mkdir()
     try:
         listed = {name: _write_file(temporary / name, files[name]) for name in names}
-        content = {"kind": kind, "format_version": FORMAT_VERSION, **manifest, "files": listed}
+        content = {"kind": kind, "format_version": format_version, **manifest, "files": listed}
         content["checksum"] = _checksum(content)
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         _write_file(temporary / manifest_name, text.encode())
@@ -95,7 +103,12 @@ def write_directory(
 
 
 def check_target(
-    path: str | Path, *, kind: str, manifest_name: str, overwrite: bool = False
+    path: str | Path,
+    *,
+    kind: str,
+    manifest_name: str,
+    overwrite: bool = False,
+    newest: int = FORMAT_VERSION,
 ) -> Path:
     """Refuse a target that exists, unless it is to be replaced and is what we would write.
 
@@ -120,7 +133,7 @@ def check_target(
         message = f"{path} is no directory, so overwrite=True does not replace it"
         raise ArgumentError(message)
     try:
-        _read_manifest(path, kind=kind, manifest_name=manifest_name)
+        _read_manifest(path, kind=kind, manifest_name=manifest_name, newest=newest)
     except CheckpointError as error:
         message = (
             f"{path} exists and is no saved {kind}, so overwrite=True does not replace it: {error}"
@@ -129,8 +142,22 @@ def check_target(
     return path
 
 
-def read_directory(path: str | Path, *, kind: str, manifest_name: str) -> dict[str, Any]:
+def read_directory(
+    path: str | Path,
+    *,
+    kind: str,
+    manifest_name: str,
+    newest: int = FORMAT_VERSION,
+    not_read: Callable[[str], bool] | None = None,
+) -> dict[str, Any]:
     """Return the manifest of a directory once every file of it is proved whole.
+
+    Parameters
+    ----------
+    newest
+        The newest format that the caller reads.
+    not_read
+        Tells of the name of a file that it is not read: its size is compared, its sha256 is not.
 
     Raises
     ------
@@ -143,9 +170,9 @@ def read_directory(path: str | Path, *, kind: str, manifest_name: str) -> dict[s
         found = "is a file" if path.exists() else "does not exist"
         message = f"{path} {found}; expected the directory of a saved {kind}"
         raise CheckpointError(message)
-    manifest = _read_manifest(path, kind=kind, manifest_name=manifest_name)
+    manifest = _read_manifest(path, kind=kind, manifest_name=manifest_name, newest=newest)
     for name, facts in manifest["files"].items():
-        _check_file(path, name, facts)
+        _check_file(path, name, facts, read=not_read is None or not not_read(name))
     for root, _, names in os.walk(path):
         for name in names:
             if Path(name).suffix.lower() in PICKLE_SUFFIXES:
@@ -253,7 +280,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read_manifest(path: Path, *, kind: str, manifest_name: str) -> dict[str, Any]:
+def _read_manifest(path: Path, *, kind: str, manifest_name: str, newest: int) -> dict[str, Any]:
     """Return a manifest of the right kind and version that is as it was written."""
     file = path / manifest_name
     try:
@@ -269,10 +296,9 @@ def _read_manifest(path: Path, *, kind: str, manifest_name: str) -> dict[str, An
         message = f"{file} describes {found!r}, expected a saved {kind!r}"
         raise CheckpointError(message)
     version = content.get("format_version")
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= newest:
         message = (
-            f"{file} has format version {version!r}; this scgp reads 1 to {FORMAT_VERSION}: "
-            "upgrade scgp"
+            f"{file} has format version {version!r}; this scgp reads 1 to {newest}: upgrade scgp"
         )
         raise CheckpointError(message)
     if content.get("checksum") != _checksum(content) or not isinstance(content.get("files"), dict):
@@ -281,8 +307,8 @@ def _read_manifest(path: Path, *, kind: str, manifest_name: str) -> dict[str, An
     return content
 
 
-def _check_file(path: Path, name: str, facts: Any) -> None:
-    """Prove one listed file to be there, plain and unaltered."""
+def _check_file(path: Path, name: str, facts: Any, *, read: bool) -> None:
+    """Prove one listed file to be there, plain, and unaltered if it is read."""
     file = path / _safe_name(name)
     advice = f"{path} is not complete; save or fetch it anew"
     if not isinstance(facts, dict) or facts.keys() != {"size", "sha256"}:
@@ -301,6 +327,8 @@ def _check_file(path: Path, name: str, facts: Any) -> None:
             f"{file} has {size} bytes, expected {facts['size']}: truncated or edited. {advice}"
         )
         raise CheckpointError(message)
+    if not read:
+        return
     with file.open("rb") as handle:
         found = hashlib.file_digest(handle, "sha256").hexdigest()
     if found != facts["sha256"]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scgp.errors import ArgumentError
+from scgp.errors import ArgumentError, LabelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +43,8 @@ TEXTS = ("labels", "label_ids", "studies")
 CENTRE = "centre_D"
 # The fingerprint of such an index is this and the key.
 OBSM = "obsm:"
+# What index.json says of the lists of a segment.
+LISTED = {"file": "", "n_lists": 1, "probes": 1, "recall_15": 0.0, "recall_15_moved": 0.0}
 # A unit vector in float32 is off by far less; more means that it is no unit vector.
 UNIT_SLACK = 1e-3
 
@@ -81,16 +83,26 @@ def text_codes(values: Any, n_cells: int, what: str) -> tuple[NDArray[np.int32],
     return code_N.astype(np.int32), names.tolist()
 
 
-def vector_fault(vectors_ND: NDArray[np.float32]) -> str:
-    """Look for vectors that are not finite or not of unit length."""
+def label_codes(labels: Any, n_cells: int) -> tuple[NDArray[np.int32], list[str]]:
+    """Return the code of each cell's label and the labels, sorted; every cell has one."""
+    code_N, names = text_codes(labels, n_cells, "labels")
+    if "" in names:
+        n_missing = int((code_N == names.index("")).sum())
+        message = f"{n_missing} of {n_cells} cells have no label; leave them out"
+        raise LabelError(message)
+    return code_N, names
+
+
+def vector_fault(vectors_ND: NDArray[np.float32], first: int = 0) -> str:
+    """Look for vectors that are not finite or not of unit length; they are rows from ``first``."""
     if vectors_ND.ndim != 2 or not vectors_ND.size:
         return f"vectors have the shape {vectors_ND.shape}, expected (cells, width) and a cell"
     norm_N = np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))
     odd = np.flatnonzero(~(np.abs(norm_N - 1) <= UNIT_SLACK))
     if not len(odd):
         return ""
-    first = f"row {odd[0]} has {norm_N[odd[0]]:.4g}"
-    return f"{len(odd)} of {len(norm_N)} vectors are not of unit length ({first})"
+    example = f"row {first + odd[0]} has {norm_N[odd[0]]:.4g}"
+    return f"{len(odd)} of {len(norm_N)} vectors are not of unit length ({example})"
 
 
 def array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -104,6 +116,24 @@ def array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
     texts = [*TEXTS, *(["names_N"] if "names_N" in arrays else [])]
     odd += [name for name in texts if name not in arrays or arrays[name].dtype.kind != "U"]
     return f"lacks {', '.join(odd)}, or has them in another type" if odd else ""
+
+
+def segment_fault(segments: Any) -> str:
+    """Look for what index.json must say of the segments of format 2 and does not."""
+    if not isinstance(segments, list) or not segments:
+        return "names no segments"
+    for fact in segments:
+        lists: Any = fact.get("lists", LISTED) if isinstance(fact, dict) else None
+        if not isinstance(lists, dict) or not lists.keys() >= LISTED.keys():
+            return "names a segment without its files"
+        if not isinstance(fact.get("vectors"), str) or not isinstance(lists["file"], str):
+            return "names a segment without its files"
+        recalls = [lists[name] for name in ("recall_15", "recall_15_moved")]
+        probes = lists["probes"]
+        whole = isinstance(probes, int) and probes >= 1
+        if not whole or not all(isinstance(x, int | float) and 0 <= x <= 1 for x in recalls):
+            return f"says {probes} of the probes of a segment, and {recalls} of its recall"
+    return ""
 
 
 def content_fault(index: Any, *, n_cells: int, width: int) -> str:
@@ -152,7 +182,9 @@ def _gene_head_fault(head: Any, n_labels: int) -> str:
         value = getattr(head, name)
         if np.shape(value) != shape:
             return f"{name} of the gene head has the shape {np.shape(value)}, expected {shape}"
-        if not np.isfinite(value).all():
+        # NaN in the bias says that the head does not know the label
+        known = value[~np.isnan(value)] if name == "bias_T" else value
+        if not np.isfinite(known).all() or (n_labels and not len(known) and n_genes):
             return f"{name} of the gene head holds NaN or infinite values"
     if n_genes and (head.gene_H.min() < 0 or np.any(np.diff(head.gene_H) <= 0)):
         return "genes of the gene head are not ascending, each once"

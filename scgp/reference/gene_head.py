@@ -59,7 +59,8 @@ class GeneHead:
     weight_HT
         Weights, float16.
     bias_T
-        Scores of a cell in which every gene has its mean, float32.
+        Scores of a cell in which every gene has its mean, float32; NaN for a label that the head
+        was not fitted to (`ReferenceIndex.add`): its scores are NaN, and its weights 0.
     described_HT
         Weights that the labels have by their descriptions (`kinship.describing_head`), float16; its
         own, of length 1, for a label that nothing describes. None: not there (before 0.5.0).

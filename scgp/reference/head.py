@@ -39,7 +39,7 @@ def fit_head(
     -------
     Weights T x D and biases T. Labels without cells are as likely as the least likely other.
     """
-    kept = _draw(code_N, seed)
+    kept = draw(code_N, seed)
     count_T = np.bincount(code_N[kept], minlength=n_labels)
     share_N = 1 / (count_T[code_N[kept]] * np.count_nonzero(count_T))
     width = vector_ND.shape[1]
@@ -57,8 +57,11 @@ def fit_head(
     return weight_TD, bias_T
 
 
-def _draw(code_N: NDArray[np.integer[Any]], seed: int) -> NDArray[np.intp]:
-    """Return the sorted rows of at most `CELLS_PER_LABEL` cells of each label."""
+def draw(code_N: NDArray[np.integer[Any]], seed: int) -> NDArray[np.intp]:
+    """Return the sorted rows of at most `CELLS_PER_LABEL` cells of each label.
+
+    The head fitted to these alone is the head fitted to all: nothing else need be read.
+    """
     order = np.random.default_rng(seed).permutation(len(code_N))
     order = order[np.argsort(code_N[order], kind="stable")]
     sorted_N = code_N[order]

@@ -1,8 +1,8 @@
-"""The reference index: vectors of labelled cells, searched exactly, and all that answers need.
+"""The reference index: vectors of labelled cells, searched, and all that answers need.
 
-Owns FAISS, which is imported only when an index is made or read, and the index directory
-(``index.json``, ``vectors.faiss``, ``labels.npz``, ``profiles.npz`` where there are mean profiles).
-Knows vectors, not AnnData or the network.
+Knows vectors and labels, not AnnData or the network; neither how vectors are stored and searched
+(`store`, `nearest`), how the directory is laid out (`saved`), nor what becomes of the parts when
+cells come or go (`growing`).
 
 Shapes: N reference cells, T labels, D width, B query cells, K neighbours.
 """
@@ -10,54 +10,39 @@ Shapes: N reference cells, T labels, D width, B query cells, K neighbours.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgp.errors import ArgumentError, CheckpointError, FingerprintError, LabelError
-from scgp.model.directory import load_npz, read_directory, save_npz, write_directory
-from scgp.reference.contents import (
-    ARRAYS,
-    CENTRE,
-    OBSM,
-    TEXTS,
-    array_fault,
-    content_fault,
-    maker_fault,
-    text_codes,
-    vector_fault,
-)
+from scgp.errors import ArgumentError
+from scgp.reference.contents import OBSM, content_fault, label_codes, text_codes, vector_fault
 from scgp.reference.evidence import Fusion
-from scgp.reference.gene_head import GeneHead
-from scgp.reference.head import fit_head
-from scgp.reference.kinship import shared_head
-from scgp.reference.profiles import Profiles
+from scgp.reference.growing import known_terms, linear_head, merged, thinned
+from scgp.reference.saved import MANIFEST, check_opened, read_index, write_index
+from scgp.reference.store import VectorStore, as_float32, check_queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-KIND = "reference index"
-MANIFEST = "index.json"
-# Only where there are mean profiles: as of 0.8.0, and of counts.
-PROFILES = "profiles.npz"
-# FAISS is asked for more than k, so that rounding inside it cannot decide which of several
-# equally near cells are among the k.
-SPARE = 16
-SEARCH_BLOCK = 1024
+    from scgp.reference.gene_head import GeneHead
+    from scgp.reference.profiles import Profiles
+
+__all__ = ["MANIFEST", "ReferenceIndex"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ReferenceIndex:
-    """Labelled cells to compare with. Made by `build` or `load`.
+    """Labelled cells to compare with. Made by `build` or `load`, and never changed.
+
+    `add`, `remove` and `merge` return a new index, which shares what vectors it can.
 
     Attributes
     ----------
-    faiss_index
-        ``IndexFlatIP`` of N unit vectors of width D, float32.
+    store
+        N unit vectors of width D, float32, in segments.
     labels, label_ids
         The T labels, sorted, and their ontology terms (``""`` where a label has none).
     code_N
@@ -85,9 +70,11 @@ class ReferenceIndex:
         (float32), or None: the vectors are a model's.
     profiles
         What the labels express (`scgp.predict_expression`), or None.
+    opened
+        Directory that the index was read from, and checksum of its manifest; None: made here.
     """
 
-    faiss_index: Any
+    store: VectorStore
     labels: list[str]
     label_ids: list[str]
     code_N: NDArray[np.int32]
@@ -103,6 +90,7 @@ class ReferenceIndex:
     gene_head: GeneHead | None = None
     centre_D: NDArray[np.float32] | None = None
     profiles: Profiles | None = None
+    opened: tuple[Path, str] | None = None
 
     @classmethod
     def build(
@@ -121,6 +109,7 @@ class ReferenceIndex:
         likeness_TT: NDArray[np.floating[Any]] | None = None,
         centre_D: NDArray[np.float32] | None = None,
         profiles: Profiles | None = None,
+        search: str = "auto",
         seed: int = 0,
     ) -> ReferenceIndex:
         """Index labelled cells and fit the linear head to them.
@@ -128,7 +117,8 @@ class ReferenceIndex:
         Parameters
         ----------
         vectors_ND
-            One unit vector per cell.
+            One unit vector per cell. An array of float32 that is read-only is kept as it is, and
+            must not be changed by other ways; any other is copied.
         labels
             One label per cell, any text but the empty one.
         label_ids, text_TD
@@ -148,35 +138,35 @@ class ReferenceIndex:
             What was taken from a representation in ``obsm``; None for vectors of a model.
         profiles
             Mean profiles, of any labels.
+        search
+            ``"exact"`` compares a query with every cell. ``"lists"`` puts the vectors into lists
+            and reads as few of them as found .99 of the nearest 15 of 500 cells (`recall` says
+            what was measured). ``"auto"`` is exact up to 50,000 cells, and lists above.
         seed
-            Seed of the head's draw of cells.
+            Seed of the head's draw of cells, and of the lists.
 
         Raises
         ------
         ArgumentError
-            Vectors are none, not finite or not of unit length, or sizes do not fit.
+            Vectors are none, not finite or not of unit length, or sizes do not fit; or `search` is
+            no way to search.
         LabelError
             A cell has no label.
         """
-        vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
+        vectors_ND = as_float32(vectors_ND)
         if fault := vector_fault(vectors_ND):
             message = f"{fault}; leave out empty cells, and divide each vector by its norm"
             raise ArgumentError(message)
         n_cells, width = vectors_ND.shape
-        code_N, label_names = text_codes(labels, n_cells, "labels")
-        if "" in label_names:
-            n_missing = int((code_N == label_names.index("")).sum())
-            message = f"{n_missing} of {n_cells} cells have no label; leave them out"
-            raise LabelError(message)
+        code_N, label_names = label_codes(labels, n_cells)
         given = np.full(n_cells, "") if studies is None else studies
         study_N, study_names = text_codes(given, n_cells, "studies")
         n_labels = len(label_names)
         text_TD = np.zeros((n_labels, width), np.float32) if text_TD is None else text_TD
-        weight_TD, bias_T = fit_head(vectors_ND, code_N, n_labels, seed=seed)
-        if likeness_TT is not None:
-            weight_TD, bias_T = shared_head(weight_TD, bias_T, likeness_TT)
+        store = VectorStore.build(vectors_ND, search=search, seed=seed)
+        weight_TD, bias_T = linear_head(store, code_N, n_labels, likeness_TT, seed)
         index = cls(
-            faiss_index=_flat_index(vectors_ND),
+            store=store,
             labels=label_names,
             label_ids=list(label_ids),
             code_N=code_N,
@@ -215,35 +205,46 @@ class ReferenceIndex:
     @property
     def n_cells(self) -> int:
         """Number of reference cells."""
-        return int(self.faiss_index.ntotal)
+        return self.store.n_cells
 
     @property
     def width(self) -> int:
         """Length of a vector."""
-        return int(self.faiss_index.d)
+        return self.store.width
+
+    @property
+    def recall(self) -> float:
+        """Share of the nearest 15 that a search finds, as measured when lists were made.
+
+        The least over segments and two samples of 500: cells of the index, themselves left out, and
+        the same moved towards others to the cosine .8. 1 where every cell is compared.
+        """
+        lists = [segment.lists for segment in self.store.segments]
+        return min((min(x.recall) for x in lists if x is not None), default=1.0)
 
     @property
     def cells_per_label_T(self) -> NDArray[np.int64]:
         """Number of cells of each label."""
         return np.bincount(self.code_N, minlength=len(self.labels))
 
-    @functools.cached_property
+    @property
     def vectors_ND(self) -> NDArray[np.float32]:
-        """The vectors, as FAISS holds them: not a copy, not to be written to."""
-        import faiss
+        """All vectors, not to be written to: a copy where there are several segments."""
+        return self.store.vectors_ND
 
-        flat = faiss.rev_swig_ptr(self.faiss_index.get_xb(), self.n_cells * self.width)
-        vectors_ND: NDArray[np.float32] = flat.reshape(self.n_cells, self.width)
-        vectors_ND.flags.writeable = False
-        return vectors_ND
+    def vectors_at(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return a copy of the vectors in these rows, of any shape; reads no others."""
+        return self.store.at(rows)
 
     def search(
         self, query_BD: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the cosines and rows of the ``k`` nearest reference cells of each query.
 
-        Exact; nearest first, equally near ones by row; at most N. The cosines of a query do not
-        depend on which others are asked with it.
+        Nearest first, equally near ones by row; at most N. The cosines are those of the stored
+        vectors, whichever way they were found: `recall` says how many are. The answer to a query
+        depends neither on the others that are asked with it nor on the number of threads. FAISS
+        takes as many threads as OpenMP gives it (``OMP_NUM_THREADS``).
 
         Returns
         -------
@@ -254,39 +255,124 @@ class ReferenceIndex:
         ArgumentError
             The queries are not finite or have another width, or ``k`` is below 1.
         """
-        query_BD = np.ascontiguousarray(query_BD, np.float32)
-        if query_BD.ndim != 2 or query_BD.shape[1] != self.width:
-            message = (
-                f"queries have the shape {query_BD.shape}, expected (cells, {self.width}): vectors "
-                "of the model that made the index"
-            )
-            raise ArgumentError(message)
-        if k < 1 or not np.isfinite(query_BD).all():
-            found = f"k is {k}" if k < 1 else "queries hold NaN or infinite values"
-            message = f"{found}; expected k >= 1 and finite vectors"
-            raise ArgumentError(message)
+        query_BD = check_queries(query_BD, self.width, k)
         k = min(k, self.n_cells)
-        similarity_BK = np.empty((len(query_BD), k), np.float32)
-        row_BK = np.empty((len(query_BD), k), np.int64)
-        for start in range(0, len(query_BD), SEARCH_BLOCK):
-            part = slice(start, start + SEARCH_BLOCK)
-            similarity_BK[part], row_BK[part] = self._search_block(query_BD[part], k)
-        return similarity_BK, row_BK
+        return self.store.search(query_BD, k)
 
-    def _search_block(
-        self, query_BD: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Search, then take the cosines anew: those of FAISS depend on the size of the batch."""
-        _, row_BK = self.faiss_index.search(query_BD, min(k + SPARE, self.n_cells))
-        if row_BK.min() < 0:
-            message = "FAISS found fewer cells than there are: the index is broken, build it anew"
-            raise CheckpointError(message)
-        similarity_BK = np.einsum("bd,bkd->bk", query_BD, self.vectors_ND[row_BK])
-        order_BK = np.lexsort((row_BK, -similarity_BK), axis=1)[:, :k]
-        return (
-            np.take_along_axis(similarity_BK, order_BK, axis=1),
-            np.take_along_axis(row_BK, order_BK, axis=1),
-        )
+    def add(
+        self,
+        vectors_ND: NDArray[np.float32],
+        labels: Sequence[str],
+        *,
+        label_ids: Sequence[str] | None = None,
+        studies: Sequence[str] | None = None,
+        drawn: NDArray[np.bool_] | None = None,
+        text_TD: NDArray[np.float32] | None = None,
+        names: Sequence[str] | None = None,
+        likeness_TT: NDArray[np.floating[Any]] | None = None,
+        search: str = "auto",
+        seed: int = 0,
+    ) -> ReferenceIndex:
+        """Return an index with further cells, after those there are.
+
+        What becomes of each part is as in `merge`. The vectors are those of the model that made
+        the index; of a representation, those less `centre_D`, scaled to unit length.
+
+        Parameters
+        ----------
+        vectors_ND, labels, studies, drawn, names
+            As in `build`.
+        label_ids, text_TD
+            Terms and text vectors in the order of ``sorted(set(labels))``. None: those that the
+            index has, and none for labels that are new to it.
+        likeness_TT, search, seed
+            As in `merge`.
+
+        Raises
+        ------
+        ArgumentError, LabelError
+            As in `build` and `merge`.
+        """
+        label_ids, text_TD = known_terms(self, labels, label_ids, text_TD)
+        part = ReferenceIndex.build(
+            vectors_ND, labels, label_ids=label_ids, studies=studies, drawn=drawn, text_TD=text_TD,
+            names=names, model_fingerprint=self.model_fingerprint, centre_D=self.centre_D,
+            search="exact",
+        )  # fmt: skip
+        return ReferenceIndex.merge([self, part], likeness_TT=likeness_TT, search=search, seed=seed)
+
+    def remove(
+        self,
+        removed: NDArray[Any] | Sequence[int] | Sequence[bool],
+        *,
+        likeness_TT: NDArray[np.floating[Any]] | None = None,
+        seed: int = 0,
+    ) -> ReferenceIndex:
+        """Return an index without some cells; the rows of the others close up.
+
+        Labels and studies of which no cell is left go with them. Cells that stand in lists are
+        passed over, and stay on disk and in memory until `compact`. What becomes of the other parts
+        is as in `merge`.
+
+        Parameters
+        ----------
+        removed
+            Rows of the cells, or one True or False for each cell.
+        likeness_TT, seed
+            As in `merge`.
+
+        Raises
+        ------
+        ArgumentError
+            There is no such row, or no cell is left.
+        """
+        return thinned(self, removed, likeness_TT=likeness_TT, seed=seed)
+
+    @classmethod
+    def merge(
+        cls,
+        indexes: Sequence[ReferenceIndex],
+        *,
+        likeness_TT: NDArray[np.floating[Any]] | None = None,
+        search: str = "auto",
+        seed: int = 0,
+    ) -> ReferenceIndex:
+        """Return one index of the cells of several, in their order.
+
+        Lists are shared, not made anew. Cells that are compared as a whole and stand side by side
+        become one segment, by the rule of `search`. The linear head is fitted anew, to the cells
+        that `build` would draw. The gene head and the mean profiles are those of the first index
+        that has some: their counts are not kept. A label that the gene head does not know is
+        answered by the other streams. The calibration is that of the first index, without label
+        sets and without a bound for texts, which were measured on its own cells.
+
+        Parameters
+        ----------
+        indexes
+            Of one model and width.
+        likeness_TT
+            As in `build`, for all labels of the new index, sorted.
+        search
+            As in `build`, for the cells that have no lists yet.
+        seed
+            As in `build`.
+
+        Raises
+        ------
+        FingerprintError
+            Other models made the vectors.
+        ArgumentError
+            There is no index, widths differ, or a label has two terms.
+        """
+        return merged(indexes, likeness_TT=likeness_TT, search=search, seed=seed)
+
+    def compact(self, *, search: str = "auto", seed: int = 0) -> ReferenceIndex:
+        """Return the same index with its vectors in one segment, without those removed.
+
+        Needs memory for a copy of all vectors. Lists are made anew, as in `build`.
+        """
+        store = VectorStore.build(self.store.vectors_ND, search=search, seed=seed)
+        return dataclasses.replace(self, store=store)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the index directory, all of it or nothing.
@@ -295,48 +381,15 @@ class ReferenceIndex:
         ------
         ArgumentError
             ``path`` exists (with ``overwrite``: and is no saved index).
+        OSError
+            The disk has no room; ``path`` is as before.
         """
-        arrays = {name: np.asarray(getattr(self, name)) for name in (*ARRAYS, *TEXTS)}
-        if self.names_N is not None:
-            arrays["names_N"] = self.names_N
-        if self.centre_D is not None:
-            arrays[CENTRE] = self.centre_D
-        if self.gene_head is not None:
-            arrays |= {f"gene_head_{name}": x for name, x in self.gene_head.arrays().items()}
-        manifest = {
-            "n_cells": self.n_cells,
-            "width": self.width,
-            "n_labels": len(self.labels),
-            "model_fingerprint": self.model_fingerprint,
-            "calibration": self.calibration.to_dict(),
-        }
-        files: dict[str, Callable[[Path], None]] = {
-            "vectors.faiss": self._write_vectors,
-            "labels.npz": lambda p: save_npz(p, arrays),
-        }
-        if self.profiles is not None:
-            profiles = self.profiles.arrays()
-            files[PROFILES] = lambda p: save_npz(p, profiles)
-        write_directory(
-            path,
-            files,
-            manifest,
-            kind=KIND,
-            manifest_name=MANIFEST,
-            overwrite=overwrite,
-        )
-
-    def _write_vectors(self, path: Path) -> None:
-        import faiss
-
-        faiss.write_index(self.faiss_index, str(path))
-        expected = self.n_cells * self.width * 4
-        if (found := path.stat().st_size) < expected:  # FAISS does not notice a full disk
-            message = f"{path} has {found} bytes, expected {expected} and more: is the disk full?"
-            raise OSError(message)
+        write_index(self, path, overwrite=overwrite)
 
     @classmethod
-    def load(cls, path: str | Path, *, model_fingerprint: str | None = None) -> ReferenceIndex:
+    def load(
+        cls, path: str | Path, *, model_fingerprint: str | None = None, memory_map: bool = False
+    ) -> ReferenceIndex:
         """Read an index directory.
 
         Parameters
@@ -344,6 +397,11 @@ class ReferenceIndex:
         model_fingerprint
             Fingerprint of the model whose vectors will be searched for, or ``"obsm:"`` and the key
             of a representation; None: not compared.
+        memory_map
+            Leave vectors and lists on disk, and read what a search needs. The manifest, the sizes
+            of all files and all labels are checked as ever; the checksums of vectors and lists, the
+            length of the vectors and the rows in the lists are not: `check` does that. The
+            directory must stay where it is; replacing it as a whole, as `save` does, is no harm.
 
         Raises
         ------
@@ -351,76 +409,18 @@ class ReferenceIndex:
             Another model made the index, or it is of a representation.
         CheckpointError
             The directory is incomplete, altered, or no index.
+        ArgumentError
+            The memory available is less than the vectors need, and they are not to be mapped.
         """
-        manifest = read_directory(path, kind=KIND, manifest_name=MANIFEST)
-        made_by = str(manifest.get("model_fingerprint"))
-        asked = made_by if model_fingerprint is None else model_fingerprint
-        if fault := maker_fault(made_by, asked):
-            message = f"the index {path} {fault}"
-            raise FingerprintError(message)
-        missing = {"vectors.faiss", "labels.npz"} - set(manifest["files"])
-        if missing or not isinstance(manifest.get("calibration"), dict):
-            message = f"{path} lacks {sorted(missing) or 'its calibration'}; save the index anew"
-            raise CheckpointError(message)
-        arrays = load_npz(Path(path) / "labels.npz")
-        if fault := array_fault(arrays):
-            message = f"labels.npz of {path} {fault}; save the index anew"
-            raise CheckpointError(message)
-        contents: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
-        contents |= {name: arrays[name].tolist() for name in TEXTS}
-        index = cls(
-            faiss_index=_read_vectors(Path(path) / "vectors.faiss"),
-            model_fingerprint=made_by,
-            calibration=Fusion.from_dict(manifest["calibration"]),
-            names_N=arrays.get("names_N"),
-            gene_head=_gene_head(arrays),
-            centre_D=arrays.get(CENTRE),
-            profiles=_profiles(Path(path), manifest["files"]),
-            **contents,
-        )
-        fault = vector_fault(index.vectors_ND)
-        if fault := fault or content_fault(index, n_cells=index.n_cells, width=index.width):
-            message = f"{path} cannot be used: {fault}; save the index anew"
-            raise CheckpointError(message)
-        return index
+        return read_index(cls, path, model_fingerprint=model_fingerprint, memory_map=memory_map)
 
+    def check(self) -> None:
+        """Check all that ``load(..., memory_map=True)`` leaves out; reads every file to its end.
 
-def _gene_head(arrays: dict[str, NDArray[Any]]) -> GeneHead | None:
-    """Return the gene head of labels.npz; indexes of earlier versions have none."""
-    names = [field.name for field in dataclasses.fields(GeneHead)]
-    found = {n: arrays[f"gene_head_{n}"] for n in names if f"gene_head_{n}" in arrays}
-    return GeneHead(**found) if found else None
-
-
-def _profiles(path: Path, listed: Container[str]) -> Profiles | None:
-    """Return the mean profiles of a directory; indexes of earlier versions have none."""
-    if PROFILES not in listed:
-        return None
-    try:
-        return Profiles.from_arrays(load_npz(path / PROFILES))
-    except CheckpointError as error:
-        message = f"{PROFILES} of {path}: {error}"
-        raise CheckpointError(message) from error
-
-
-def _flat_index(vectors_ND: NDArray[np.float32]) -> Any:
-    import faiss
-
-    index = faiss.IndexFlatIP(vectors_ND.shape[1])
-    index.add(vectors_ND)
-    return index
-
-
-def _read_vectors(path: Path) -> Any:
-    """Read the vectors; nothing but a flat index of finite unit vectors is taken."""
-    import faiss
-
-    try:
-        index = faiss.read_index(str(path))
-    except RuntimeError as error:
-        message = f"{path} cannot be read by FAISS: {error}"
-        raise CheckpointError(message) from error
-    if type(index) is not faiss.IndexFlatIP:
-        message = f"{path} holds a {type(index).__name__}, expected an IndexFlatIP"
-        raise CheckpointError(message)
-    return index
+        Raises
+        ------
+        CheckpointError
+            A file is not as it was written, vectors are not of unit length, lists lack cells, or
+            the directory was written anew since.
+        """
+        check_opened(self)

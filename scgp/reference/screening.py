@@ -161,7 +161,7 @@ def _neighbours(cell_BE: Tensor, index: ReferenceIndex) -> Tensor:
     """Votes of the nearest reference cells, which stay the same cells."""
     fusion = index.calibration
     _, row_BK = index.search(cell_BE.detach().numpy(), fusion.k)
-    near_BKE = torch.from_numpy(index.vectors_ND[row_BK])
+    near_BKE = torch.from_numpy(index.vectors_at(row_BK))
     cosine_BK = (near_BKE @ cell_BE[:, :, None])[:, :, 0]
     vote_BK = torch.softmax(cosine_BK / fusion.temperature_neighbour, 1)
     code_BK = torch.from_numpy(index.code_N[row_BK].astype(np.int64))
@@ -194,7 +194,9 @@ def _genes(
     part_BS = _expressed_part(tokens, head, pool_N)
     # the scores are those of the head itself; only their slope is taken from here
     score = torch.from_numpy(np.atleast_2d(score_BS).copy()) + part_BS - part_BS.detach()
-    streams = {"gene": torch.softmax(score[:, :n_labels] / TEMPERATURE, 1)}
+    unknown_BT = score[:, :n_labels].isnan()  # labels that the head has not seen
+    gene_BT = score[:, :n_labels].masked_fill(unknown_BT, -torch.inf) / TEMPERATURE
+    streams = {"gene": torch.softmax(gene_BT, 1).masked_fill(unknown_BT, torch.nan)}
     if head.described_HT is not None:
         has_T = torch.from_numpy(head.described_HT.any(axis=0))
         logit_BT = torch.where(has_T, score[:, n_labels:] / DESCRIBED_TEMPERATURE, -torch.inf)
