@@ -166,7 +166,15 @@ class WorkFolder:
         stop = start + part.n_cells
         path = self.folder / f"cells-{start:012d}-{stop:012d}.npz"
         arrays = _encoded(part.decision) | {_VECTORS: part.vectors.cell_BE}
-        write_whole(path, lambda to: save_npz(to, arrays, compress=False))
+        try:
+            write_whole(path, lambda to: save_npz(to, arrays, compress=False))
+        except OSError as error:
+            msg = (
+                f"answers cannot be kept in {self.folder} ({error.strerror or error}); "
+                f"{self._file} is as it was, and what was kept before stays: make room, and run "
+                "this again"
+            )
+            raise FileError(msg) from error
         self._parts.append((start, stop))
 
     def answers(self) -> Iterator[tuple[int, Decision, np.ndarray]]:

@@ -51,13 +51,13 @@ class Slots:
         for name, values in self.columns.items():
             if name in obs:
                 del obs[name]
-            ad.io.write_elem(obs, name, values)
+            ad.io.write_elem(obs, name, values, dataset_kwargs=_settings(obs))
 
     def write_facts(self, uns: Any) -> None:
         """Write ``uns[key_added]`` into a group."""
         if self.key_added in uns:
             del uns[self.key_added]
-        ad.io.write_elem(uns, self.key_added, dict(self.facts))
+        ad.io.write_elem(uns, self.key_added, dict(self.facts), dataset_kwargs=_settings(uns))
 
     def fill(self, array: Any, check: Callable[[], object] = lambda: None) -> None:
         """Write the vectors into an array of a file; `check` is called after each block."""
@@ -69,3 +69,9 @@ class Slots:
         """Return the names of all columns of ``obs``: those before, and the new ones."""
         names = [str(name) for name in before]
         return [*names, *(name for name in self.columns if name not in names)]
+
+
+def _settings(group: Any) -> dict[str, Any]:
+    """Ask for plain chunks in zarr 3, where anndata warns that its default will be others."""
+    third = getattr(getattr(group, "metadata", None), "zarr_format", None) == 3
+    return {"shards": None} if third else {}
