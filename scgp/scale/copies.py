@@ -11,7 +11,7 @@ import numpy as np
 from scgp.annotate import annotate
 from scgp.scale import zarr_store
 from scgp.scale.stored import opened_cells
-from scgp.scale.written import Slots
+from scgp.scale.written import Slots, columns_of
 
 
 def annotate_copy(source: Path, target: Path, options: Mapping[str, Any]) -> dict[str, int]:
@@ -37,9 +37,8 @@ def annotate_copy(source: Path, target: Path, options: Mapping[str, Any]) -> dic
         if vectors_BE is not None:
             yield 0, vectors_BE
 
-    columns = {str(name): adata.obs[name].array for name in adata.obs}
     shape = None if vectors_BE is None else vectors_BE.shape
-    slots = Slots(key_added, columns, adata.uns[key_added], shape, vectors)
+    slots = Slots(key_added, columns_of(adata.obs), adata.uns[key_added], shape, vectors)
     temporary = target.with_name(f".{os.getpid()}-{target.name}")
     folder = target.with_name(f".{os.getpid()}-{target.name}.scgp")
     try:

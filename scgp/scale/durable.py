@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, even after the power went.
 
-Owns the write under another name, the flush to disk and the rename. Knows nothing of contents.
+Owns the write under another name, the flush to disk and the rename, and the question whether a
+place can be written to. Knows nothing of contents.
 """
 
 import os
@@ -41,3 +42,20 @@ def sync_tree(folder: Path) -> None:
             with (Path(root) / name).open("rb") as file:
                 os.fsync(file.fileno())
         sync_folder(Path(root))
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError where nothing may be written; for a folder, into it.
+
+    The system lets the superuser write everywhere. Who has taken every right to write away from a
+    file meant that for them, too.
+    """
+    if not path.stat().st_mode & 0o222:
+        msg = "it is marked as read-only"
+        raise PermissionError(msg)
+    if path.is_dir():
+        probe = path / f".scgp-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    else:
+        path.open("r+b").close()

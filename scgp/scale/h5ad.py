@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from scgp.errors import FileError
-from scgp.scale.parts import check_writable
+from scgp.scale.durable import check_writable
 from scgp.scale.redo import HeldFile, lock
 from scgp.scale.stored import check_layout
 from scgp.scale.written import ARRAY, Slots

@@ -30,7 +30,7 @@ from scgp.reference.index import ReferenceIndex
 from scgp.scale import h5ad, redo, zarr_store
 from scgp.scale.parts import WorkFolder
 from scgp.scale.stored import check_source, is_store, opened_cells
-from scgp.scale.written import Slots
+from scgp.scale.written import Slots, columns_of
 
 __all__ = ["annotate_file"]
 
@@ -211,8 +211,7 @@ def _by_representation(path: Path, use_rep: str, *, key_added: str, **arguments:
     with opened_cells(path, obsm=(use_rep,)) as adata:
         cells = ad.AnnData(obs=adata.obs, obsm=dict(adata.obsm))
     annotate(cells, use_rep=use_rep, key_added=key_added, progress=False, **arguments)
-    columns = {str(name): cells.obs[name].array for name in cells.obs}
-    return Slots(key_added, columns, cells.uns[key_added])
+    return Slots(key_added, columns_of(cells.obs), cells.uns[key_added])
 
 
 def _statuses(slots: Slots) -> dict[str, int]:

@@ -12,10 +12,10 @@ Shape suffixes: B cells of a block, E width of the joint space.
 """
 
 import dataclasses
+import errno
 import fcntl
 import json
 import logging
-import os
 import re
 import shutil
 import sys
@@ -31,7 +31,7 @@ from scgp.errors import ArgumentError, CheckpointError, FileError
 from scgp.labelling import Labelled
 from scgp.model.directory import load_npz, save_npz
 from scgp.reference.decision import Decision
-from scgp.scale.durable import UNFINISHED, write_whole
+from scgp.scale.durable import UNFINISHED, check_writable, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ class WorkFolder:
     Raises
     ------
     FileError
-        The folder cannot be made, is not scgp's, or is in use by another process.
+        The folder cannot be made, is not scgp's, or is in use by another process; or, when it is
+        left, the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,6 +100,12 @@ class WorkFolder:
         if names <= {LOCK, MANIFEST, MANIFEST + UNFINISHED}:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            msg = (
+                f"answers cannot be kept in {self.folder} ({error.strerror}); {self._file} is as "
+                "it was, and what was kept before stays: make room, and run this again"
+            )
+            raise FileError(msg) from error
 
     @property
     def n_done(self) -> int:
@@ -166,15 +173,7 @@ class WorkFolder:
         stop = start + part.n_cells
         path = self.folder / f"cells-{start:012d}-{stop:012d}.npz"
         arrays = _encoded(part.decision) | {_VECTORS: part.vectors.cell_BE}
-        try:
-            write_whole(path, lambda to: save_npz(to, arrays, compress=False))
-        except OSError as error:
-            msg = (
-                f"answers cannot be kept in {self.folder} ({error.strerror or error}); "
-                f"{self._file} is as it was, and what was kept before stays: make room, and run "
-                "this again"
-            )
-            raise FileError(msg) from error
+        write_whole(path, lambda to: save_npz(to, arrays, compress=False))
         self._parts.append((start, stop))
 
     def answers(self) -> Iterator[tuple[int, Decision, np.ndarray]]:
@@ -199,23 +198,6 @@ class WorkFolder:
                 logger.warning("%s is damaged or out of order; its cells are answered anew", path)
                 path.unlink()
         return found
-
-
-def check_writable(path: Path) -> None:
-    """Raise OSError where nothing may be written; for a folder, into it.
-
-    The system lets the superuser write everywhere. Who has taken every right to write away from a
-    file meant that for them, too.
-    """
-    if not path.stat().st_mode & 0o222:
-        msg = "it is marked as read-only"
-        raise PermissionError(msg)
-    if path.is_dir():
-        probe = path / f".scgp-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    else:
-        path.open("r+b").close()
 
 
 def _is_whole(path: Path, n_cells: int) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 
 #: How anndata marks a dense array.
 ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
@@ -69,6 +70,11 @@ class Slots:
         """Return the names of all columns of ``obs``: those before, and the new ones."""
         names = [str(name) for name in before]
         return [*names, *(name for name in self.columns if name not in names)]
+
+
+def columns_of(obs: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns of a table as they are written: arrays, and categoricals."""
+    return {str(name): obs[name].values for name in obs}
 
 
 def _settings(group: Any) -> dict[str, Any]:

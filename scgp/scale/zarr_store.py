@@ -17,8 +17,7 @@ import anndata as ad
 import numpy as np
 
 from scgp.errors import FileError
-from scgp.scale.durable import sync_folder, sync_tree, write_whole
-from scgp.scale.parts import check_writable
+from scgp.scale.durable import check_writable, sync_folder, sync_tree, write_whole
 from scgp.scale.stored import check_layout
 from scgp.scale.written import ARRAY, Slots
 
@@ -111,10 +110,7 @@ def apply(path: Path, folder: Path) -> None:
         staged.replace(place)
         sync_folder(place.parent)
     if listed["consolidated"]:
-        import zarr
-
-        zarr.consolidate_metadata(str(path), zarr_format=listed["zarr_format"])
-        sync_folder(path)
+        _consolidate(path, [target for _, target in listed["renames"]])
     (folder / RENAMES).unlink()
     sync_folder(folder)
 
@@ -160,6 +156,43 @@ def _stage(path: Path, folder: Path, slots: Slots) -> dict[str, Any]:
         "consolidated": consolidated,
         "zarr_format": version,
     }
+
+
+def _consolidate(path: Path, changed: list[str]) -> None:
+    """Bring the copy of all metadata at the root up to date, for what has changed below it.
+
+    ``zarr.consolidate_metadata`` would read every node anew, and warn of a layout that is the
+    store's already.
+    """
+    third = (path / "zarr.json").is_file()
+    file = path / ("zarr.json" if third else ".zmetadata")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    known = content["consolidated_metadata"]["metadata"] if third else content["metadata"]
+    for target in changed:
+        for key in [key for key in known if f"{key}/".startswith(f"{target}/")]:
+            del known[key]
+        place = path / target
+        for node in [place] if place.is_file() else place.rglob("*"):
+            key = node.relative_to(path)
+            if third and node.name == "zarr.json":
+                known[key.parent.as_posix()] = _inline(node)
+            elif not third and node.name in {".zarray", ".zgroup", ".zattrs"}:
+                known[key.as_posix()] = json.loads(node.read_text(encoding="utf-8"))
+    # zarr reads no other order: parents before their children, and these side by side.
+    ordered = sorted(known.items(), key=lambda item: (item[0].count("/"), item[0]))
+    known.clear()
+    known.update(ordered)
+    text = json.dumps(content, indent=2)
+    write_whole(file, lambda to: to.write_text(text, encoding="utf-8"))
+
+
+def _inline(node: Path) -> dict[str, Any]:
+    """Return the metadata of a node of version 3 as the copy at the root has it."""
+    content = json.loads(node.read_text(encoding="utf-8"))
+    if content["node_type"] == "group":
+        empty = {"kind": "inline", "must_understand": False, "metadata": {}}
+        content["consolidated_metadata"] = empty
+    return dict(content)
 
 
 class _Gathered:
