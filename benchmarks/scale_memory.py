@@ -5,7 +5,8 @@
 Real cells (those of ``speed.py``) are tiled into a file on disk; a process of its own annotates it,
 and the system says how much memory it held at most. ``in place`` is ``python -m scgp annotate FILE
 --in-place``; ``backed`` is ``scgp.annotate`` on a backed AnnData, at most at 100 thousand cells.
-Seconds are those of the whole process: start, import, model and the last step. Rows that are not
+Seconds are those of the whole process: start, import, model and the last step; those of the
+processor (``CPU s``) do not depend on what else runs on the machine. Rows that are not
 measured again are kept as they are in the table.
 """  # fmt: skip
 
@@ -29,7 +30,17 @@ if str(ROOT) not in sys.path:
 
 N_TILE = 5_000
 BACKED_UP_TO = 100_000
-COLUMNS = ("file", "how", "cells", "seconds", "cells/s", "peak GB", "MB before", "MB after")
+COLUMNS = (
+    "file",
+    "how",
+    "cells",
+    "seconds",
+    "CPU s",
+    "cells/s",
+    "peak GB",
+    "MB before",
+    "MB after",
+)
 BACKED = """
 import sys
 import anndata as ad
@@ -100,8 +111,8 @@ def size_mb(path: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Run a process; return its seconds and its peak memory in GB (10^9 bytes)."""
+def measured(command: list[str]) -> tuple[float, float, float]:
+    """Run a process; return its seconds, those of the processor, and its peak memory in GB."""
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     _, status, usage = os.wait4(process.pid, 0)
@@ -109,7 +120,7 @@ def measured(command: list[str]) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return seconds, usage.ru_maxrss * 1024 / 1e9
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -127,8 +138,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 if kind == "h5ad" and n_cells <= BACKED_UP_TO:
                     commands = {"backed": ["-c", BACKED, str(path)], **commands}
                 for how, command in commands.items():
-                    seconds, peak = measured([sys.executable, *command])
-                    values = (kind, how, n_cells, seconds, n_cells / seconds, peak, before)
+                    seconds, busy, peak = measured([sys.executable, *command])
+                    rate = n_cells / seconds
+                    values = (kind, how, n_cells, seconds, busy, rate, peak, before)
                     after = before if how == "backed" else size_mb(path)
                     rows.append(dict(zip(COLUMNS, (*values, after), strict=True)))
                     sys.stdout.write(f"{rows[-1]}\n")
@@ -155,11 +167,16 @@ def slopes(rows: list[dict[str, Any]]) -> list[str]:
     return told
 
 
+def _told(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:,.1f}"
+
+
 def report(rows: list[dict[str, Any]]) -> str:
     """Return the tables as Markdown."""
     lines = [f"| {' | '.join(COLUMNS)} |", "| --- | --- |" + " ---: |" * (len(COLUMNS) - 2)]
     lines += [
         f"| {row['file']} | {row['how']} | {row['cells']:,} | {row['seconds']:,.1f} | "
+        f"{_told(row.get('CPU s'))} | "
         f"{row['cells/s']:,.0f} | {row['peak GB']:.2f} | {row['MB before']:,.0f} | "
         f"{row['MB after']:,.0f} |"
         for row in rows

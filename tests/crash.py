@@ -174,14 +174,19 @@ def runs(kind: str, folder: Path) -> dict[str, list[int]]:
         scgp.annotate_file(path, model=model, index=index, batch_size=512, progress=False)
 
     told = {"kept": [], "answered": []}
-    for seconds in (random.uniform(0.3, 1.5), random.uniform(0.3, 1.5)):
+    for n_blocks in (1, random.randint(1, 3)):
         pid = os.fork()
         if pid == 0:
             annotate()
             os._exit(0)
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        while len(list(work.glob("cells-*.npz"))) < n_blocks:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                break
+            time.sleep(0.01)
+        else:
+            time.sleep(random.uniform(0, 0.3))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         told["kept"].append(len(list(work.glob("cells-*.npz"))) if work.is_dir() else -1)
     answered.unlink(missing_ok=True)
     assert not in_a_child(annotate)

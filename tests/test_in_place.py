@@ -156,7 +156,7 @@ def test_the_metadata_at_the_root_is_what_zarr_would_write(file_of, annotate_fil
     assert found == expected
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["h5ad", "zarr3"])
 def test_an_earlier_annotation_is_replaced(file_of, annotate_file, blood_index, kind, expected):
     path = file_of(kind)
     annotate_file(path, labels=["B cell", "T cell"])
@@ -168,8 +168,15 @@ def test_an_earlier_annotation_is_replaced(file_of, annotate_file, blood_index, 
     assert sizes[1] <= sizes[0] * 1.1  # the room of the old slots is used again
 
 
-@pytest.mark.parametrize("kind", ["h5ad", "zarr3"])
-@pytest.mark.parametrize("where", [{"layer": "dense"}, {"layer": "counts"}, {"use_raw": True}])
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("h5ad", {"layer": "dense"}),
+        ("h5ad", {"use_raw": True}),
+        ("zarr3", {"layer": "dense"}),
+        ("zarr3", {"use_raw": True}),
+    ],
+)
 def test_counts_are_read_from_where_they_are(file_of, annotate_file, cells, annotate, kind, where):
     path = file_of(kind)
     annotate_file(path, **where, key_added="mine", coverage=None)
@@ -346,7 +353,7 @@ def test_an_old_layout_and_what_is_no_file_are_refused(tmp_path):
         scgp.annotate_file(path, key_added="a/b")
 
 
-@pytest.mark.parametrize("nth", [1, 2, 8, 10, 12])
+@pytest.mark.parametrize("nth", [1, 8, 12])
 def test_a_disk_that_is_full_in_the_last_step_leaves_the_file(
     file_of, blood_index, annotate_file, expected, monkeypatch, nth
 ):
@@ -424,7 +431,7 @@ def _crash(*arguments):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("kind", "stride"), [("h5ad", 3), ("zarr3", 9)])
+@pytest.mark.parametrize(("kind", "stride"), [("h5ad", 5), ("zarr3", 16)])
 def test_killed_at_any_operation_the_file_is_as_before_or_complete(stored, tmp_path, kind, stride):
     cells = ad.read_h5ad(stored / "h5ad")[:300, :50].copy()
     if kind == "h5ad":
@@ -432,9 +439,9 @@ def test_killed_at_any_operation_the_file_is_as_before_or_complete(stored, tmp_p
     else:
         _write_zarr(cells, tmp_path / "source.zarr")
     told = _crash("steps", kind[:4], tmp_path, stride)
-    assert told["before"] > 5
-    assert told["after"] > 1
-    assert told["kills"] == told["before"] + told["after"] - 1 > 10
+    assert told["before"] > 2
+    assert told["after"] > 0
+    assert told["kills"] == told["before"] + told["after"] - 1 > 5
 
 
 def _write_zarr(adata, path):
@@ -453,7 +460,7 @@ def test_killed_at_a_random_moment_it_goes_on_to_the_same_answer(file_of, cells,
     with pytest.warns(ScgpWarning, match="1 of 1400"):
         scgp.annotate(expected, model=model, progress=False)
     same(read(path), expected)
-    # -1: the second run had ended before it was killed. Nothing kept is answered again.
+    # -1: a run had ended before it was killed. Nothing that was kept is answered again.
     kept = told["kept"][-1]
     if kept >= 0:
         assert sum(told["answered"]) == max(1400 - 512 * kept, 0)
