@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scgp.predict import predict_expression
     from scgp.reference.index import ReferenceIndex
     from scgp.roles import gene_roles
+    from scgp.scale.in_place import annotate_file
     from scgp.score import score_text
     from scgp.train import train
 
@@ -40,6 +41,7 @@ __all__ = [
     "ScgpError",
     "ScgpWarning",
     "annotate",
+    "annotate_file",
     "biomarkers",
     "build_index",
     "demo",
@@ -63,6 +65,7 @@ _LAZY = {
     "Model": ("scgp.model.checkpoint", "Model"),
     "ReferenceIndex": ("scgp.reference.index", "ReferenceIndex"),
     "annotate": ("scgp.annotate", "annotate"),
+    "annotate_file": ("scgp.scale.in_place", "annotate_file"),
     "biomarkers": ("scgp.biomarkers", "biomarkers"),
     "build_index": ("scgp.build", "build_index"),
     "demo": ("scgp.demo", ""),

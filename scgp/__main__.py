@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         # Training keeps its state beside --out, so that the same command can go on.
-        sys.stderr.write("scgp: interrupted; no output was written\n")
+        kept = "the answers so far are kept, the same command goes on"
+        told = kept if getattr(args, "in_place", False) else "no output was written"
+        sys.stderr.write(f"scgp: interrupted; {told}\n")
         return 130
     return 0
 
@@ -62,8 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     annotate = commands.add_parser("annotate", help="label the cells of a file")
-    annotate.add_argument("input", type=Path, help="an .h5ad file with counts")
-    annotate.add_argument("output", type=Path, help="the same file with the labels added")
+    annotate.add_argument("input", type=Path, help="an .h5ad file or .zarr store with counts")
+    annotate.add_argument(
+        "output", type=Path, nargs="?", help="the same file with the labels added"
+    )
+    annotate.add_argument(
+        "--in-place", action="store_true", help="write the labels into the input; can be continued"
+    )
+    annotate.add_argument(
+        "--restart", action="store_true", help="with --in-place: forget an unfinished run"
+    )
     source = annotate.add_mutually_exclusive_group()
     source.add_argument("--reference", type=Path, help="an .h5ad file of labelled cells")
     source.add_argument("--index", type=Path, help="an index made by 'index'")
@@ -126,11 +136,14 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _annotate(args: argparse.Namespace) -> None:
     import scgp
+    from scgp.scale.stored import is_store
 
     if (args.reference is None) != (args.label_key is None):
         message = "--reference and --label-key go together: give both or neither"
         raise ArgumentError(message)
-    _check_target(args.output, source=args.input)
+    _check_files(args, store=is_store(args.input))
+    if not args.in_place:
+        _check_target(args.output, source=args.input)
     if args.plot is not None:
         _check_target(args.plot, source=args.input)
         if args.plot.suffix not in _PICTURES:
@@ -151,6 +164,17 @@ def _annotate(args: argparse.Namespace) -> None:
         options["reference"] = _read(args.reference)
     if args.index is not None:
         options["index"] = scgp.ReferenceIndex.load(args.index)
+    if args.in_place:
+        resume = not args.restart
+        n_cells = scgp.annotate_file(args.input, key_added=args.key_added, resume=resume, **options)
+        _tell(n_cells, args.input)
+        return
+    if is_store(args.input):
+        from scgp.scale.copies import annotate_copy
+
+        options["key_added"] = args.key_added
+        _tell(annotate_copy(args.input, args.output, options), args.output)
+        return
     adata = _read(args.input)
     if args.plot is not None and "X_umap" not in adata.obsm and adata.n_obs < _FEWEST_FOR_UMAP:
         message = (
@@ -166,9 +190,28 @@ def _annotate(args: argparse.Namespace) -> None:
         if args.plot is not None:
             vectors = vectors or args.use_rep
             _plot(adata, temporary[1], key_added=args.key_added, vectors=vectors)
-    counts = adata.obs[f"{args.key_added}_status"].value_counts()
-    told = ", ".join(f"{n:,} {status}" for status, n in counts.items())
-    sys.stdout.write(f"{adata.n_obs:,} cells ({told}) -> {args.output}\n")
+    _tell(adata.obs[f"{args.key_added}_status"].value_counts().to_dict(), args.output)
+
+
+def _check_files(args: argparse.Namespace, *, store: bool) -> None:
+    """Refuse what does not go together of input, output and the options about them."""
+    refused = None
+    if args.in_place and args.output is not None:
+        refused = f"--in-place writes into {args.input}; leave out {args.output}, or --in-place"
+    elif not args.in_place and args.output is None:
+        refused = "name the file to write, or pass --in-place to write into the input"
+    elif args.restart and not args.in_place:
+        refused = "--restart goes with --in-place: nothing else is continued"
+    elif args.plot is not None and (args.in_place or store):
+        what = "--in-place" if args.in_place else "a zarr store"
+        refused = f"--plot does not go with {what}; draw afterwards with scgp.pl.embedding"
+    if refused is not None:
+        raise ArgumentError(refused)
+
+
+def _tell(n_cells: dict[str, int], target: Path) -> None:
+    told = ", ".join(f"{n:,} {status}" for status, n in n_cells.items() if n)
+    sys.stdout.write(f"{sum(n_cells.values()):,} cells ({told}) -> {target}\n")
 
 
 def _index(args: argparse.Namespace) -> None:

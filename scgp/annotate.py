@@ -35,7 +35,16 @@ from scgp.slots import check_target, write_slots
 from scgp.texts import listed
 from scgp.which import model_index, opened, represented_index, resolve_index
 
-__all__ = ["annotate", "label_cells", "model_index"]
+__all__ = [
+    "annotate",
+    "asked_labeller",
+    "label_cells",
+    "label_columns",
+    "model_index",
+]
+
+#: What becomes of cells without a count.
+EMPTY = "their label is missing, their confidence 0 and their vector zero"
 
 
 def annotate(
@@ -184,9 +193,9 @@ def annotate(
     ['B cell', 'T cell', 'monocyte', 'natural killer cell', 'unknown']
     """
     check_target(adata, key_added=key_added, copy=copy)
-    wanted = _wanted(labels, encoder, coverage)
-    _check_confidence(min_confidence)
     if use_rep is not None:
+        wanted = _wanted(labels, encoder, coverage)
+        _check_confidence(min_confidence)
         refuse_unused(model=model, encoder=encoder, layer=layer, use_raw=use_raw, device=device)
         matrix_BE = read_representation(adata, use_rep)
         index = represented_index(reference, label_key, index, use_rep)
@@ -194,6 +203,41 @@ def annotate(
         given = _given(coverage, min_confidence)
         slots = _from_representation(matrix_BE, index, wanted, given, key_added)
         return write_slots(adata, slots, copy=copy)
+    labeller, asked = asked_labeller(
+        adata, reference=reference, label_key=label_key, index=index, labels=labels, model=model,
+        encoder=encoder, min_confidence=min_confidence, coverage=coverage, layer=layer,
+        use_raw=use_raw, batch_size=batch_size, device=device, progress=progress,
+    )  # fmt: skip
+    decision, vectors, facts = label_cells(
+        adata, labeller.model, labeller.index, candidates=labeller.candidates,
+        set_mass=labeller.set_mass, layer=layer, use_raw=use_raw, batch_size=batch_size,
+        device=device, progress=progress,
+    )  # fmt: skip
+    warn_empty(vectors, EMPTY)
+    facts |= asked
+    return write_slots(adata, _slots(decision, vectors, facts, key_added), copy=copy)
+
+
+def asked_labeller(
+    adata: ad.AnnData,
+    *,
+    reference: ad.AnnData | None,
+    label_key: str | None,
+    index: ReferenceIndex | str | Path | None,
+    labels: str | Sequence[str] | None,
+    model: Model | str | Path | None,
+    encoder: TextEncoder | None,
+    min_confidence: float | None,
+    coverage: float | None,
+    layer: str | None,
+    use_raw: bool | None,
+    batch_size: int,
+    device: str | None,
+    progress: bool,
+) -> tuple[Labeller, dict[str, object]]:
+    """Return what labels the cells, from the arguments of `annotate`, and its facts for ``uns``."""
+    wanted = _wanted(labels, encoder, coverage)
+    _check_confidence(min_confidence)
     model = resolve_model(model)
     # what can fail without a reference fails before one is embedded
     index = None if index is None else opened(index, model.fingerprint)
@@ -210,13 +254,8 @@ def annotate(
     asked: dict[str, object] = {}
     if wanted:
         candidates, asked = read_candidates(wanted, model, index, encoder)
-    decision, vectors, facts = label_cells(
-        adata, model, index, candidates=candidates, set_mass=set_mass, layer=layer,
-        use_raw=use_raw, batch_size=batch_size, device=device, progress=progress,
-    )  # fmt: skip
-    warn_empty(vectors, "their label is missing, their confidence 0 and their vector zero")
-    facts |= {"index": repr(index), **asked, **_given(coverage, min_confidence)}
-    return write_slots(adata, _slots(decision, vectors, facts, key_added), copy=copy)
+    facts = {"index": repr(index), **asked, **_given(coverage, min_confidence)}
+    return Labeller(model, index, candidates, set_mass), facts
 
 
 def label_cells(
@@ -328,6 +367,12 @@ def _slots(
     decision: Decision, vectors: CellVectors, facts: dict[str, object], key_added: str
 ) -> dict[str, dict[str, object]]:
     """Name everything that is written."""
+    columns = label_columns(decision, key_added)
+    return {"obs": columns, "obsm": {f"X_{key_added}": vectors.cell_BE}, "uns": {key_added: facts}}
+
+
+def label_columns(decision: Decision, key_added: str) -> dict[str, object]:
+    """Return the columns of ``obs`` that are written."""
     columns: dict[str, object] = {
         f"{key_added}_cell_type": pd.Categorical(decision.label),
         f"{key_added}_cell_type_ontology_term_id": pd.Categorical(decision.ontology_id),
@@ -338,4 +383,4 @@ def _slots(
     if decision.label_set is not None:
         columns[f"{key_added}_set"] = pd.Categorical(decision.label_set)
         columns[f"{key_added}_set_size"] = decision.set_size
-    return {"obs": columns, "obsm": {f"X_{key_added}": vectors.cell_BE}, "uns": {key_added: facts}}
+    return columns

@@ -51,6 +51,10 @@ class DeviceError(ScgpError, ValueError):
     """The device that was asked for is not there."""
 
 
+class FileError(ScgpError, OSError):
+    """A file cannot be written to, or what was left of an earlier run does not fit."""
+
+
 class ScgpWarning(UserWarning):
     """Something the user should know, though the answer stands."""
 

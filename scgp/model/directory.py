@@ -184,8 +184,10 @@ def read_directory(
     return manifest
 
 
-def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray], *, compress: bool = True) -> None:
     """Write arrays as a compressed npz; the same arrays give the same bytes.
+
+    `compress` False takes more room and less time; each array has its checksum either way.
 
     Raises
     ------
@@ -196,7 +198,8 @@ def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         if np.asarray(array).dtype.hasobject:
             message = f"array {name!r} holds Python objects; expected numbers, booleans or strings"
             raise ArgumentError(message)
-    with zipfile.ZipFile(Path(path), "w", zipfile.ZIP_DEFLATED) as archive:
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    with zipfile.ZipFile(Path(path), "w", method) as archive:
         for name in sorted(arrays):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asarray(arrays[name]), allow_pickle=False)

@@ -1,0 +1,61 @@
+"""Files that are there whole or not at all, even after the power went.
+
+Owns the write under another name, the flush to disk and the rename, and the question whether a
+place can be written to. Knows nothing of contents.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+#: Ending of a file that is being written.
+UNFINISHED = ".part"
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file under another name, flush it to disk, and give it its name."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        write(unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:  # Ctrl-C too
+        unfinished.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush all files and names below a folder to disk."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with (Path(root) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(root))
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError where nothing may be written; for a folder, into it.
+
+    The system lets the superuser write everywhere. Who has taken every right to write away from a
+    file meant that for them, too.
+    """
+    if not path.stat().st_mode & 0o222:
+        msg = "it is marked as read-only"
+        raise PermissionError(msg)
+    if path.is_dir():
+        probe = path / f".scgp-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    else:
+        path.open("r+b").close()

@@ -1,0 +1,102 @@
+"""Slots into an .h5ad file, in one step.
+
+Owns what is changed in the file; `redo` owns that all of it is, or nothing. What stood in the slots
+before is unlinked first, so that HDF5 uses its room again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+
+from scgp.errors import FileError
+from scgp.scale.durable import check_writable
+from scgp.scale.redo import HeldFile, lock
+from scgp.scale.stored import check_layout
+from scgp.scale.written import ARRAY, Slots
+
+
+def check_target(path: Path) -> None:
+    """Refuse a file that cannot be written to, before any work.
+
+    Raises
+    ------
+    FileError
+        It cannot, or another program has it open.
+    """
+    try:
+        check_writable(path)
+        with path.open("r+b") as file:
+            lock(file, path)
+    except FileError:
+        raise
+    except OSError as error:
+        msg = (
+            f"{path} cannot be written to ({error.strerror or error}); allow it, or name another "
+            "file for the output instead of writing in place"
+        )
+        raise FileError(msg) from error
+
+
+def write_slots(path: Path, folder: Path, slots: Slots) -> None:
+    """Write all slots, or leave the file as it was.
+
+    Parameters
+    ----------
+    path
+        The file.
+    folder
+        Its work folder, for the log.
+    slots
+        What is written.
+
+    Raises
+    ------
+    FileError
+        The disk is full or fails; the file is as before, or the message says how to finish it.
+    """
+    held = HeldFile(path, folder)
+    try:
+        try:
+            with h5py.File(held, "r+") as file:
+                _write(file, path, slots, held)
+        except Exception:
+            held.check()  # the reason, if HDF5 stumbled over a write that failed
+            raise
+        held.commit()
+    except OSError as error:
+        made = held.made
+        held.give_up()
+        if isinstance(error, FileError):
+            raise
+        told = (
+            "its change is in the work folder and will be finished when this is run again"
+            if made
+            else "it is as it was. The answers are kept: make room, and run this again"
+        )
+        msg = f"{path} could not be written ({error.strerror or error}); {told}"
+        raise FileError(msg) from error
+    except BaseException:
+        held.give_up()
+        raise
+
+
+def _write(file: h5py.File, path: Path, slots: Slots, held: HeldFile) -> None:
+    check_layout(file, path)
+    for group in ("obsm", "uns"):
+        if group not in file:
+            ad.io.write_elem(file, group, {})
+    obs: Any = file["obs"]
+    slots.write_columns(obs)
+    obs.attrs["column-order"] = np.array(slots.order(obs.attrs["column-order"]), object)
+    slots.write_facts(file["uns"])
+    held.check()
+    if slots.shape is not None:
+        obsm: Any = file["obsm"]
+        if slots.vectors_key in obsm:
+            del obsm[slots.vectors_key]
+        array = obsm.create_dataset(slots.vectors_key, shape=slots.shape, dtype=np.float32)
+        array.attrs.update(ARRAY)
+        slots.fill(array, held.check)
