@@ -1,0 +1,1 @@
+"""What runs beside memory: many machines, files written in place."""
