@@ -49,8 +49,12 @@ def stored(all_blood, tmp_path_factory):
 
 
 @pytest.fixture
-def lazy(stored, all_blood):
-    """An AnnData whose X is a dask array of CSR chunks of the file."""
+def lazy(stored, all_blood, monkeypatch):
+    """An AnnData whose X is a dask array of CSR chunks of the file.
+
+    Ten rows in three places are looked at when the matrix is chosen: not all cells are.
+    """
+    monkeypatch.setattr("scgp.cells.counts.PROBE_ROWS", 10)
     with h5py.File(stored) as file:
         matrix = ad.experimental.read_elem_lazy(file["X"], chunks=(CHUNK, all_blood.n_vars))
     return ad.AnnData(matrix, obs=all_blood.obs.copy(), var=all_blood.var)
@@ -82,14 +86,10 @@ def counted(matrix, reads):
 def test_each_chunk_is_computed_once(lazy, expected, annotate, batch_size):
     reads = []
     lazy.X = counted(lazy.X, reads)
-    choose_counts(lazy)
-    probed = len(reads)
-    del reads[:]
     annotate(lazy, batch_size=batch_size)
     same(lazy, expected)
     # those of the first, middle and last rows once more, when the matrix is chosen
-    assert sorted(reads[probed:]) == [0, 1, 2, 3, 4]
-    assert probed <= 6
+    assert reads == [0, 2, 4, *range(5)]
 
 
 @pytest.mark.parametrize("span", [(0, 700), (10, 20), (140, 160), (150, 300), (299, 700), (5, 5)])
@@ -203,9 +203,10 @@ def test_packed_rows_are_the_counts(all_blood):
 
 
 def test_without_a_client_this_process_reads(lazy, all_blood, monkeypatch):
-    assert workers.active_client(choose_counts(lazy)) is None
+    counts = choose_counts(lazy)
+    assert workers.active_client(counts) is None
     monkeypatch.delitem(sys.modules, "distributed")
-    assert workers.active_client(choose_counts(lazy)) is None
+    assert workers.active_client(counts) is None
     assert "distributed" not in sys.modules
 
 
@@ -237,6 +238,7 @@ def test_workers_answer_as_this_process(client, lazy, all_blood, expected, annot
     annotate(lazy, batch_size=100)
     same(lazy, expected)
     monkeypatch.undo()
+    assert not read_here
     in_memory = da.from_array(sp.csr_matrix(all_blood.X), chunks=(CHUNK, -1), asarray=False)
     cells = ad.AnnData(in_memory, obs=all_blood.obs.copy(), var=all_blood.var)
     annotate(cells, batch_size=300)
@@ -268,7 +270,7 @@ def test_embed_on_workers(client, lazy, all_blood, expected):
 
 @pytest.mark.parametrize("here", [False, True])
 def test_a_bad_count_is_named_as_in_memory(client, lazy, all_blood, annotate, here):
-    bad = sp.csr_matrix(all_blood.X)
+    bad = sp.csr_matrix(all_blood.X, copy=True)
     bad.data[bad.indptr[333] + 5] = 2.5
 
     def spoil(block, block_info=None):
@@ -303,19 +305,27 @@ def test_workers_that_do_not_fit_are_refused(client, lazy, annotate, monkeypatch
         scgp.__version__ = version
 
     def hide():
-        sys.scgp_was = sys.modules["scgp"]
-        sys.modules["scgp"] = None
+        class Absent:
+            def find_spec(self, name, path=None, target=None):
+                if name == "scgp":
+                    msg = f"No module named {name!r}"
+                    raise ModuleNotFoundError(msg, name=name)
+
+        sys.meta_path.insert(0, Absent())
+        mine = [name for name in sys.modules if name.split(".")[0] == "scgp"]
+        sys.scgp_was = {name: sys.modules.pop(name) for name in mine}
 
     def show():
-        sys.modules["scgp"] = sys.scgp_was
+        del sys.meta_path[0]
+        sys.modules.update(sys.scgp_was)
 
     odd = sorted(client.nthreads())[0]
     client.run(pretend, "0.0.1", workers=[odd])
     with pytest.raises(FingerprintError, match=rf"{odd} has scgp 0\.0\.1, this process has scgp"):
         annotate(lazy)
-    monkeypatch.setattr(workers, "_check_versions", lambda *_: None)  # a worker that came later
+    monkeypatch.setattr(workers, "check_versions", lambda *_: None)  # a worker that came later
     with pytest.raises(FingerprintError, match=rf"{odd} has scgp 0\.0\.1, the client has"):
-        annotate(lazy)
+        annotate(lazy, batch_size=50)  # a task for each
     monkeypatch.undo()
     client.run(pretend, scgp.__version__, workers=[odd])
     client.run(hide, workers=[odd])
@@ -324,35 +334,60 @@ def test_workers_that_do_not_fit_are_refused(client, lazy, annotate, monkeypatch
     client.run(show, workers=[odd])
 
 
-@pytest.mark.parametrize("n_killed", [1, 2])
-def test_killed_workers_lose_nothing(client, lazy, expected, annotate, tmp_path, n_killed):
-    """One worker, and then both at once: what only they held is sent again."""
-    client.wait_for_workers(2)
-    before = set(client.run(os.getpid).values())
+def slowly(matrix, folder):
+    """The dask array, with a file for each chunk that is read, and .3 s for each."""
 
     def slow(block, block_info=None):
         if block_info:
-            (tmp_path / f"{os.getpid()}-{time.time_ns()}").touch()
+            (folder / f"{os.getpid()}-{time.time_ns()}").touch()
             time.sleep(0.3)
         return block
 
-    lazy.X = lazy.X.map_blocks(slow, dtype=lazy.X.dtype, meta=lazy.X._meta)
-    choose_counts(lazy)  # reads a few chunks, too
+    return matrix.map_blocks(slow, dtype=matrix.dtype, meta=matrix._meta)
+
+
+def in_the_middle(folder, act):
+    """Start a thread that calls `act` with the process that reads, once tasks run."""
+
+    def watch():
+        probed = 3  # chunks are read when the matrix is chosen
+        while len(reads := [*folder.iterdir()]) < probed + 2:
+            time.sleep(0.02)
+        act(int(max(reads, key=lambda path: path.name[-19:]).name.split("-")[0]))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def test_a_job_that_no_worker_holds_any_more_is_sent_again(
+    client, lazy, expected, annotate, tmp_path, monkeypatch
+):
+    """As when all workers die at once: what they alone held is gone, and its tasks with it."""
+    sent = []
+    send = workers._Run._send
+    monkeypatch.setattr(workers._Run, "_send", lambda run: (send(run), sent.append(run._shared)))
+    lazy.X = slowly(lazy.X, tmp_path)
+    thread = in_the_middle(tmp_path, lambda _: client.cancel(sent[0], force=True))
+    annotate(lazy, batch_size=50)
+    thread.join()
+    same(lazy, expected)
+    assert len(sent) == 2
+
+
+def test_a_killed_worker_loses_nothing(client, lazy, expected, annotate, tmp_path):
     killed = []
 
-    def kill():
-        known = len(list(tmp_path.iterdir())) + 3 * 1  # those of annotate's own look at the matrix
-        while len(reads := sorted(tmp_path.iterdir(), key=lambda p: p.name[-19:])) <= known + 1:
-            time.sleep(0.02)
-        busy = int(reads[-1].name.split("-")[0])
-        killed.extend([busy] if n_killed == 1 else before)
-        for pid in killed:
-            os.kill(pid, signal.SIGKILL)
+    def kill(pid):
+        killed.append(pid)
+        os.kill(pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    before = set(client.run(os.getpid).values())
+    lazy.X = slowly(lazy.X, tmp_path)
+    thread = in_the_middle(tmp_path, kill)
     annotate(lazy, batch_size=50)
-    killer.join()
+    thread.join()
     same(lazy, expected)
-    client.wait_for_workers(2)
-    assert not set(killed) & set(client.run(os.getpid).values())
+    assert set(killed) < before
+    assert killed[0] not in client.run(os.getpid).values()
+    assert len([*tmp_path.iterdir()]) > 3 + 5  # what it read was read again

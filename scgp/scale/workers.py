@@ -172,7 +172,6 @@ def on_workers(client: Any, job: Job, counts: CountMatrix) -> Iterator[Any]:
         As :meth:`scgp.cells.counts.CountMatrix.rows` raises it.
     """
     client.wait_for_workers(1)
-    _check_versions(client, job.version)
     assert counts.chunked is not None
     size = rows_at_once(job.batch_size, 1)
     blocks = _sent(counts, size) if counts.chunked.here else _named(counts.chunked, size)
@@ -187,10 +186,21 @@ class _Run:
         self._waiting = deque(blocks)
         self._under_way: deque[tuple[_Block, Any]] = deque()
         self._resends = 0
+        self._checked: set[str] = set()
+        self._check()
         self._send()
 
     def _send(self) -> None:
         self._shared = self._client.scatter(self._job, broadcast=True, hash=False)
+
+    def _check(self) -> int:
+        """Refuse workers that do not fit, also such as came in between; return their threads."""
+        threads = self._client.nthreads()
+        new = sorted(threads.keys() - self._checked)
+        if new:
+            check_versions(self._client, new, self._job.version)
+            self._checked.update(new)
+        return sum(threads.values())
 
     def _submit(self, block: "_Block") -> Any:
         """Give a block to the cluster, and return its future."""
@@ -205,7 +215,7 @@ class _Run:
 
     def _fill(self) -> None:
         """Put blocks under way up to the bound, which follows the size of the cluster."""
-        n_threads = sum(self._client.nthreads().values())
+        n_threads = self._check()
         while self._waiting and len(self._under_way) < AHEAD * max(n_threads, 1):
             block = self._waiting.popleft()
             self._under_way.append((block, self._submit(block)))
@@ -234,6 +244,7 @@ class _Run:
                 self._resends += 1
                 logger.warning("all workers that held the job are gone; it is sent again")
                 self._client.wait_for_workers(1)
+                self._check()
                 self._send()
                 again = [(block, self._submit(block)) for block, _ in self._under_way]
                 self._under_way = deque(again)
@@ -280,17 +291,21 @@ def _named(chunked: ChunkedRows, size: int) -> list[_Block]:
     return blocks
 
 
-def _check_versions(client: Any, version: str) -> None:
-    """Refuse workers without scgp, or with another; those that come later are asked by the job."""
-    found = client.run(pydoc.locate, "scgp.__version__", on_error="return")
+def check_versions(client: Any, addresses: list[str], version: str) -> None:
+    """Refuse workers without scgp, or with another; asked by what every Python has."""
+    found = client.run(pydoc.locate, "scgp.__version__", workers=addresses, on_error="return")
     for address, there in found.items():
-        if there is None or (isinstance(there, str) and there != version):
+        if isinstance(there, OSError):  # it is gone: its blocks go to others
+            continue
+        if there != version:
             msg = f"worker {address} {_lacks(there, version)}"
             raise FingerprintError(msg)
 
 
-def _lacks(there: str | None, version: str) -> str:
+def _lacks(there: object, version: str) -> str:
     has = "no scgp" if there is None else f"scgp {there}"
+    if isinstance(there, Exception):
+        has = f"an scgp that cannot be imported ({there!r})"
     return (
         f"has {has}, this process has scgp {version}: install scgp=={version} in the environment "
         "of all workers"
