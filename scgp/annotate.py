@@ -64,8 +64,9 @@ def annotate(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts; in memory or backed. Genes by HGNC symbol or Ensembl id. With
-        `use_rep` neither counts nor genes are read.
+        Cells x genes with raw counts; in memory, backed, or a dask array, which the
+        workers of an active ``dask.distributed`` client read, if there is one. Genes by HGNC symbol
+        or Ensembl id. With `use_rep` neither counts nor genes are read.
     reference, label_key
         Your own atlas, and the ``obs`` column with its labels; instead of the default reference.
     index

@@ -72,7 +72,9 @@ def embed(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts; in memory or backed. Genes by HGNC symbol or Ensembl id.
+        Cells x genes with raw counts; in memory, backed, or a dask array, which the
+        workers of an active ``dask.distributed`` client read, if there is one. Genes by HGNC symbol
+        or Ensembl id.
     model
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
     layer, use_raw
