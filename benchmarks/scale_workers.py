@@ -1,9 +1,10 @@
 """annotate() on the workers of a dask cluster: speed, bytes, overheads, and a model of the cost.
 
-    python benchmarks/scale_workers.py --data ../shared/data [--cells 8000] [--chunk 1000]
+    python benchmarks/scale_workers.py --data ../shared/data [--cells 12288] [--chunk 1024]
 
 Real cells, repeated, in an h5ad file that workers read; scheduler, client and workers are processes
-of this machine, one thread each. Local runs are processes of their own. All in one run. The model
+of this machine, one thread each; a chunk is a task, and every number of cells a multiple of two
+chunks. Local runs are processes of their own. All in one run. The model
 is fitted to one worker and to local figures; two workers, and another number of cells, are the
 points that it is checked with.
 """  # fmt: skip
@@ -191,7 +192,8 @@ def fitted(found: dict[str, Any], chunk: int, sizes: list[int]) -> dict[str, Any
         checks[f"{n_workers} x {n_cells}"] = {
             "measured": measured, "expected": expected, "error": expected / measured - 1,
         }  # fmt: skip
-    cell_cpu = found["two"]["sizes"][str(sizes[-1])]["client_cpu_seconds"] / sizes[-1]
+    few, many = (found["two"]["sizes"][str(k)]["client_cpu_seconds"] for k in (n, m))
+    cell_cpu = max(many - few, 0.0) / (m - n)
     return {"start": start, "rate": rate, "client_seconds_a_cell": cell_cpu, "checks": checks}
 
 
@@ -205,7 +207,7 @@ def carried_on(model: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
         for source, out in (("file", out_file), ("memory", moved_["out_a_cell_from_memory"])):
             limits = {
                 "network": width / (out + moved_["back_a_cell"]),
-                "client": 1 / model["client_seconds_a_cell"],
+                "client": 1 / max(model["client_seconds_a_cell"], 1e-9),
                 "tasks": ATLAS_CHUNK / task,
             }
             limit = min(limits.values())
@@ -262,7 +264,7 @@ def write(found: dict[str, Any]) -> None:
     ]  # fmt: skip
     lines = ["| measurement | value |", "| --- | ---: |", *(f"| {a} | {b} |" for a, b in rows), ""]
     lines += [
-        f"Hours for {ATLAS:,} cells by the model, {ATLAS_CHUNK:,} a chunk (the network is assumed):",
+        f"Hours for {ATLAS:,} cells by the model, {ATLAS_CHUNK:,} a chunk (network: assumed):",
         "", f"| rows, client's network | {' | '.join(map(str, WORKERS))} workers | saturates at |",
         f"| --- |{' ---: |' * (len(WORKERS) + 1)}",
     ]  # fmt: skip
@@ -312,15 +314,16 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--cells", type=int, default=8000)
-    parser.add_argument("--chunk", type=int, default=1000)
+    parser.add_argument("--cells", type=int, default=12 * 1024)
+    parser.add_argument("--chunk", type=int, default=1024)
     asked = parser.parse_args()
-    sizes = [asked.cells // 4, asked.cells // 2, asked.cells]
+    sizes = [asked.cells // 3, 2 * asked.cells // 3, asked.cells]
     found: dict[str, Any] = {"sizes": sizes, "chunk": asked.chunk, "load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cells.h5ad"
         real_cells(asked.data, asked.cells).write_h5ad(path)
         found["local"] = {str(t): local(path, asked.chunk, t) for t in (1, 2)}
+        print("local", found["local"], flush=True)
         for name, n_workers, trim in (("one", 1, TRIM), ("two", 2, TRIM), ("as_dask", 1, 65536)):
             some = sizes if name != "as_dask" else sizes[-1:]
             found[name] = cluster(path, asked.chunk, some, n_workers, trim)
