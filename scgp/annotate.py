@@ -15,7 +15,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from scgp.cells.counts import choose_counts
+from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
 from scgp.embed import CellVectors, facts_of, resolve_model, warn_empty
@@ -31,6 +31,7 @@ from scgp.reference.conformal import mass_for
 from scgp.reference.decision import STATUSES, Decision
 from scgp.reference.index import ReferenceIndex
 from scgp.representation import calibrated, query_vectors, read_representation, refuse_unused
+from scgp.scale.workers import active_client, label_on_workers
 from scgp.slots import check_target, write_slots
 from scgp.texts import listed
 from scgp.which import model_index, opened, represented_index, resolve_index
@@ -72,8 +73,9 @@ def annotate(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts; in memory or backed. Genes by HGNC symbol or Ensembl id. With
-        `use_rep` neither counts nor genes are read.
+        Cells x genes with raw counts; in memory, backed, or a dask array, which the
+        workers of an active ``dask.distributed`` client read, if there is one. Genes by HGNC symbol
+        or Ensembl id. With `use_rep` neither counts nor genes are read.
     reference, label_key
         Your own atlas, and the ``obs`` column with its labels; instead of the default reference.
     index
@@ -203,18 +205,27 @@ def annotate(
         given = _given(coverage, min_confidence)
         slots = _from_representation(matrix_BE, index, wanted, given, key_added)
         return write_slots(adata, slots, copy=copy)
-    labeller, asked = asked_labeller(
+    labeller, counts, asked = asked_labeller(
         adata, reference=reference, label_key=label_key, index=index, labels=labels, model=model,
         encoder=encoder, min_confidence=min_confidence, coverage=coverage, layer=layer,
         use_raw=use_raw, batch_size=batch_size, device=device, progress=progress,
     )  # fmt: skip
-    decision, vectors, facts = label_cells(
-        adata, labeller.model, labeller.index, candidates=labeller.candidates,
-        set_mass=labeller.set_mass, layer=layer, use_raw=use_raw, batch_size=batch_size,
-        device=device, progress=progress,
-    )  # fmt: skip
+    match = match_genes(counts, labeller.model.genes)
+    client = active_client(counts)
+    if client is not None:
+        labelled = label_on_workers(
+            client, counts, match.token_of_column, labeller, given_model=model,
+            given_index=index if reference is None else labeller.index,
+            batch_size=batch_size, device=device, progress=progress,
+        )  # fmt: skip
+    else:
+        labelled = _label(
+            counts, match.token_of_column, labeller, batch_size=batch_size, device=device,
+            progress=progress,
+        )  # fmt: skip
+    decision, vectors = labelled.decision, labelled.vectors
     warn_empty(vectors, EMPTY)
-    facts |= asked
+    facts = facts_of(labeller.model, counts, match) | asked
     return write_slots(adata, _slots(decision, vectors, facts, key_added), copy=copy)
 
 
@@ -234,14 +245,14 @@ def asked_labeller(
     batch_size: int,
     device: str | None,
     progress: bool,
-) -> tuple[Labeller, dict[str, object]]:
-    """Return what labels the cells, from the arguments of `annotate`, and its facts for ``uns``."""
+) -> tuple[Labeller, CountMatrix, dict[str, object]]:
+    """Read `annotate`'s arguments: what labels cells, their counts, and facts for ``uns``."""
     wanted = _wanted(labels, encoder, coverage)
     _check_confidence(min_confidence)
     model = resolve_model(model)
     # what can fail without a reference fails before one is embedded
     index = None if index is None else opened(index, model.fingerprint)
-    choose_counts(adata, layer=layer, use_raw=use_raw)
+    counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     if wanted and isinstance(reference, ad.AnnData) and label_key in reference.obs:
         names = reference.obs[label_key].dropna().map(str).unique()
         encoder = check_labels(wanted, model, names, encoder)
@@ -255,7 +266,7 @@ def asked_labeller(
     if wanted:
         candidates, asked = read_candidates(wanted, model, index, encoder)
     facts = {"index": repr(index), **asked, **_given(coverage, min_confidence)}
-    return Labeller(model, index, candidates, set_mass), facts
+    return Labeller(model, index, candidates, set_mass), counts, facts
 
 
 def label_cells(
@@ -274,23 +285,39 @@ def label_cells(
     """Embed cells and answer; nothing is written. Also returns the facts for ``uns``.
 
     The answer is one of all labels of the index, or one of ``candidates``; with ``set_mass`` a set
-    of labels beside it.
+    of labels beside it. All in this process.
     """
-    on = resolve_device(device)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     match = match_genes(counts, model.genes)
     labeller = Labeller(model, index, candidates, set_mass)
+    whole = _label(
+        counts, match.token_of_column, labeller, batch_size=batch_size, device=device,
+        progress=progress,
+    )  # fmt: skip
+    return whole.decision, whole.vectors, facts_of(model, counts, match)
+
+
+def _label(
+    counts: CountMatrix,
+    token_of_column: np.ndarray,
+    labeller: Labeller,
+    *,
+    batch_size: int,
+    device: str | None,
+    progress: bool,
+) -> Labelled:
+    """Label cells in this process."""
+    on = resolve_device(device)
     parts: list[Labelled] = []
     with progress_bar(counts.n_cells, what="annotate", unit="cell", shown=progress) as advance:
         blocks = label_blocks(
-            labeller, counts.rows, counts.n_cells, match.token_of_column,
+            labeller, counts.rows, counts.n_cells, token_of_column,
             batch_size=batch_size, device=on,
         )  # fmt: skip
         for _, part in blocks:
             parts.append(part)
             advance(part.n_cells)
-    whole = joined(parts, labeller)
-    return whole.decision, whole.vectors, facts_of(model, counts, match)
+    return joined(parts, labeller)
 
 
 def _from_representation(

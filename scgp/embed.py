@@ -72,7 +72,9 @@ def embed(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts; in memory or backed. Genes by HGNC symbol or Ensembl id.
+        Cells x genes with raw counts; in memory, backed, or a dask array, which the
+        workers of an active ``dask.distributed`` client read, if there is one. Genes by HGNC symbol
+        or Ensembl id.
     model
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
     layer, use_raw
@@ -120,11 +122,22 @@ def embed(
     (700, 128)
     """
     check_target(adata, key_added=key_added, copy=copy)
-    model = resolve_model(model)
-    vectors, facts = embed_adata(
-        adata, model, layer=layer, use_raw=use_raw, batch_size=batch_size, device=device,
-        progress=progress,
-    )  # fmt: skip
+    given, model = model, resolve_model(model)
+    counts = choose_counts(adata, layer=layer, use_raw=use_raw)
+    from scgp.scale.workers import active_client, embed_on_workers  # which know this file
+
+    client = active_client(counts)
+    if client is not None:
+        match = match_genes(counts, model.genes)
+        facts = facts_of(model, counts, match)
+        vectors = embed_on_workers(
+            client, counts, match.token_of_column, model, given_model=given,
+            batch_size=batch_size, device=device, progress=progress,
+        )  # fmt: skip
+    else:
+        vectors, facts = embed_counts(
+            counts, model, batch_size=batch_size, device=device, progress=progress
+        )
     warn_empty(vectors, "their vector is zero")
     slots: dict[str, dict[str, object]] = {
         "obsm": {f"X_{key_added}": vectors.cell_BE},
@@ -148,9 +161,24 @@ def embed_adata(
 
     ``watch`` is shown every chunk (see `embed_rows`).
     """
+    counts = choose_counts(adata, layer=layer, use_raw=use_raw)
+    return embed_counts(
+        counts, model, batch_size=batch_size, device=device, progress=progress, watch=watch
+    )
+
+
+def embed_counts(
+    counts: CountMatrix,
+    model: Model,
+    *,
+    batch_size: int,
+    device: str | None,
+    progress: bool,
+    watch: Watch | None = None,
+) -> tuple[CellVectors, dict[str, object]]:
+    """Embed the cells of chosen counts in this process; return as `embed_adata` does."""
     rows = rows_at_once(batch_size, CHUNK)
     on = resolve_device(device)
-    counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     match = match_genes(counts, model.genes)
     blocks = (counts.rows(first, first + rows) for first in range(0, counts.n_cells, rows))
     vectors = embed_rows(

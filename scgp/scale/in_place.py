@@ -16,7 +16,7 @@ import anndata as ad
 import numpy as np
 
 from scgp.annotate import EMPTY, annotate, asked_labeller, label_columns
-from scgp.cells.counts import CountMatrix, choose_counts
+from scgp.cells.counts import CountMatrix
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
 from scgp.embed import facts_of
@@ -135,13 +135,12 @@ def annotate_file(
             )  # fmt: skip
         else:
             with opened_cells(path) as adata:
-                labeller, asked = asked_labeller(
+                labeller, counts, asked = asked_labeller(
                     adata, reference=reference, label_key=label_key, index=index, labels=labels,
                     model=model, encoder=encoder, min_confidence=min_confidence,
                     coverage=coverage, layer=layer, use_raw=use_raw, batch_size=batch_size,
                     device=device, progress=progress,
                 )  # fmt: skip
-                counts = choose_counts(adata, layer=layer, use_raw=use_raw)
                 run = _run(
                     labeller, asked, counts, adata.obs_names, key_added=key_added, device=device
                 )
