@@ -260,10 +260,8 @@ def write(found: dict[str, Any]) -> None:
         ("bytes back a cell", f"{sent['back_a_cell']:,.0f}"),
         ("bytes of a job, model and index at the workers", f"{sent['job']:,}"),
         ("bytes of a job, model and index sent", f"{sent['job_with_model_and_index']:,}"),
-        (
-            "CPU of client and scheduler (one process), us a cell",
-            f"{1e6 * model['client_seconds_a_cell']:.1f}",
-        ),
+        ("CPU of client and scheduler (one process), us a cell",
+         f"{1e6 * model['client_seconds_a_cell']:.1f}"),
         ("model: start, s", f"{model['start']:.2f}"),
         ("model: cells/s a worker", f"{model['rate']:,.0f}"),
         *((f"checked, workers x cells {k}: measured, expected, error",
