@@ -242,6 +242,17 @@ def test_names_and_terms_may_be_missing(make, terms, cells):
     assert "" in grown.studies
 
 
+def test_the_first_index_with_a_text_says_what_it_is(make):
+    first, second = make(ALL[:100]), make(ALL[:200])
+    label = first.labels[0]
+    other = dataclasses.replace(second, text_TD=-second.text_TD)
+    merged = ReferenceIndex.merge([first, other])
+    np.testing.assert_array_equal(merged.text_TD[merged.labels.index(label)], first.text_TD[0])
+    new = next(label for label in second.labels if label not in first.labels)
+    place = other.labels.index(new)
+    np.testing.assert_array_equal(merged.text_TD[merged.labels.index(new)], other.text_TD[place])
+
+
 def test_what_was_measured_on_the_old_cells_is_not_promised(make, add):
     fusion = Fusion(k=7, novelty_text=0.3, novelty_threshold=0.4, set_mass=(0.5,), set_cells=9)
     index = make(FIRST, calibration=fusion)
