@@ -1,9 +1,8 @@
 """The reference index: vectors of labelled cells, searched, and all that answers need.
 
-Knows vectors and labels, not AnnData or the network; neither what can be read off the parts of an
-index (`parts`), how vectors are stored and searched
-(`store`, `nearest`), how the directory is laid out (`saved`), nor what becomes of the parts when
-cells come or go (`growing`).
+Knows vectors and labels, not AnnData or the network; neither what can be read off the parts
+(`parts`), how vectors are stored and searched (`store`, `nearest`), how the directory is laid out
+(`saved`), nor what becomes of the parts when cells come or go (`growing`).
 
 Shapes: N reference cells, T labels, D width, B query cells, K neighbours.
 """
