@@ -2,6 +2,7 @@
 
     python benchmarks/scale_index.py --data ../shared/data [--cells 100000 1000000]
         [--methods exact lists hnswlib]
+    python benchmarks/scale_index.py --data ../shared/data --probes
 
 The vectors are those of the real cells of the default reference, tiled: each stands many times,
 with noise of its own, scaled to unit length. The queries are cells of the files in ``eval``, which
@@ -11,7 +12,8 @@ again. Timings are the best of three (one, above 500,000 vectors); compare rows 
 ``exact`` and ``lists`` are the two ways of `scgp.ReferenceIndex`. The others are structures that
 were not chosen. Their candidates are ranked anew in the same way, and their effort is the smallest
 that finds .99 of these very queries' nearest, which is to their advantage: ``lists`` chose its own
-without the queries.
+without the queries. With ``--probes``: what is found by how many lists, of real cells that are not
+tiled (``scale_index_probes.md``).
 """  # fmt: skip
 
 from __future__ import annotations
@@ -259,6 +261,32 @@ def measure(case: Case, method: str) -> dict[str, Any]:
         return (of_hnswlib if method == "hnswlib" else way)(case, method, Path(folder))
 
 
+def by_probes(cells_ND: np.ndarray, query_BD: np.ndarray) -> str:
+    """Return a table of what is found by how many lists: of real cells alone, none tiled."""
+    from scgp.reference.nearest import make_lists
+    from scgp.reference.store import PROBES, SAMPLE, Segment, moved
+
+    rng = np.random.default_rng(0)
+    cells_ND = cells_ND[rng.permutation(len(cells_ND))]
+    own_BD = cells_ND[:SAMPLE]
+    asked = {
+        "cells of other studies": query_BD,
+        "own cells": own_BD,
+        "own cells, moved towards others": moved(own_BD, cells_ND[SAMPLE : 2 * SAMPLE]),
+    }
+    plain, lists = Segment(cells_ND), make_lists(cells_ND)
+    least = {name: plain.search(x, K)[0][:, -1:] for name, x in asked.items()}
+    lines = [
+        f"| lists read of {lists.n_lists} | {' | '.join(asked)} |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    for probes in (x for x in PROBES if x < lists.n_lists):
+        segment = Segment(cells_ND, dataclasses.replace(lists, probes=probes))
+        found = [(segment.search(x, K)[0] >= least[name]).mean() for name, x in asked.items()]
+        lines.append(f"| {probes} | {' | '.join(f'{share:.4f}' for share in found)} |")
+    return "\n".join(lines) + "\n"
+
+
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Return the table in markdown."""
     lines = [f"| {' | '.join(HEAD)} |", f"| {' | '.join(['---:'] * len(HEAD))} |"]
@@ -285,6 +313,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cells", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["exact", "lists"])
+    parser.add_argument("--probes", action="store_true", help="only scale_index_probes.md")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "scale_index")
     results = Path(__file__).resolve().parent / "results"
     parser.add_argument("--results", type=Path, default=results)
@@ -292,6 +321,11 @@ def main() -> None:
     file = arguments.results / "scale_index.json"
     rows = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     cells_ND, query_BD = embeddings(arguments.data, arguments.cache)
+    if arguments.probes:
+        text = by_probes(cells_ND, query_BD)
+        (arguments.results / "scale_index_probes.md").write_text(text, encoding="utf-8")
+        sys.stdout.write(text)
+        return
     faiss.omp_set_num_threads(2)  # for what is not timed on 1 and 2
     for n in arguments.cells:
         missing = [m for m in arguments.methods if f"{n}/{m}" not in rows]

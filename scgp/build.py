@@ -26,6 +26,7 @@ from scgp.reference.contents import OBSM
 from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import CELLS, fit_gene_head
 from scgp.reference.index import ReferenceIndex
+from scgp.reference.store import check_search
 from scgp.representation import (
     DEFAULT,
     centre_of,
@@ -48,6 +49,7 @@ def build_index(
     use_rep: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
+    search: str = "auto",
     batch_size: int = 1024,
     device: str | None = None,
     progress: bool = True,
@@ -76,6 +78,9 @@ def build_index(
         Key in ``obsm`` of a representation of your own, cells x E, such as ``"X_scVI"``, which the
         cells to be annotated must have too; instead of the vectors of a model. There are then two
         streams of evidence, neighbours and the linear head.
+    search
+        ``"exact"`` compares a cell with all of the reference, ``"lists"`` with those that are
+        likely to be near; ``"auto"`` is the first up to 50,000 cells.
     layer, use_raw, batch_size, device, progress
         As in :func:`scgp.annotate`. The first two, `model` and `device` cannot go with `use_rep`.
 
@@ -102,11 +107,12 @@ def build_index(
         the confidence could not be calibrated.
     """
     check_adata(adata)
+    check_search(search)
     if use_rep is not None:
         refuse_unused(
             model=model, layer=layer, use_raw=use_raw, device=device, tissue_key=tissue_key
         )
-        return _of_representation(adata, use_rep, label_key, study_key)
+        return _of_representation(adata, use_rep, label_key, study_key, search)
     model = resolve_model(model)
     labels = _labels(adata, label_key)
     studies = None if study_key is None else _column(adata, study_key)
@@ -155,11 +161,12 @@ def build_index(
         gene_head=head,
         likeness_TT=likeness_TT,
         profiles=make_profiles(model, [averaged.rows()]),
+        search=search,
     )
 
 
 def _of_representation(
-    adata: ad.AnnData, use_rep: str, label_key: str, study_key: str | None
+    adata: ad.AnnData, use_rep: str, label_key: str, study_key: str | None, search: str
 ) -> ReferenceIndex:
     """Index what stands in obsm, as it is: no model, no counts."""
     matrix_BE = read_representation(adata, use_rep)
@@ -192,6 +199,7 @@ def _of_representation(
         model_fingerprint=f"{OBSM}{use_rep}",
         calibration=fusion or DEFAULT,
         centre_D=centre_E,
+        search=search,
     )
     warn_uncalibrated(index)
     return index

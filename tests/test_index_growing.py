@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import scgp
 from scgp.errors import ArgumentError, FingerprintError
@@ -13,6 +14,7 @@ from scgp.reference.decision import Decision
 from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import GeneHead
 from scgp.reference.index import ReferenceIndex
+from scgp.reference.screening import removal_effects
 from scgp.which import model_index
 
 ARRAYS = ("code_N", "study_N", "drawn_N", "text_TD", "head_weight_TD", "head_bias_T", "names_N")
@@ -242,12 +244,28 @@ def test_names_and_terms_may_be_missing(make, terms, cells):
     assert "" in grown.studies
 
 
+def test_the_first_index_with_a_text_says_what_it_is(make):
+    first, second = make(ALL[:100]), make(ALL[:200])
+    label = first.labels[0]
+    other = dataclasses.replace(second, text_TD=-second.text_TD)
+    merged = ReferenceIndex.merge([first, other])
+    np.testing.assert_array_equal(merged.text_TD[merged.labels.index(label)], first.text_TD[0])
+    new = next(label for label in second.labels if label not in first.labels)
+    place = other.labels.index(new)
+    np.testing.assert_array_equal(merged.text_TD[merged.labels.index(new)], other.text_TD[place])
+
+
 def test_what_was_measured_on_the_old_cells_is_not_promised(make, add):
     fusion = Fusion(k=7, novelty_text=0.3, novelty_threshold=0.4, set_mass=(0.5,), set_cells=9)
     index = make(FIRST, calibration=fusion)
     expected = Fusion(k=7, novelty_threshold=0.4)
     assert add(index, REST).calibration == expected
     assert index.remove([0]).calibration == expected
+
+
+def tokens_of(adata, model):
+    token_V = model.genes.match(adata.var_names).token_of_column
+    return model.tokenizer.tokenize(sp.csr_matrix(adata.X), token_V), token_V
 
 
 def test_a_label_new_to_the_gene_head_is_answered(blood_index, all_blood, model):
@@ -276,9 +294,15 @@ def test_a_label_new_to_the_gene_head_is_answered(blood_index, all_blood, model)
     assert np.isfinite(asked.obs["scgp_confidence"]).all()
     scgp.annotate(asked, index=after, labels=["B cell", "T cell"], progress=False)
     assert (asked.obs["scgp_cell_type"].to_numpy() == "B cell")[truth].mean() > 0.8
-    first = asked[truth][:1].copy()
-    why = scgp.explain(first, first.obs_names, index=after, progress=False)
-    assert np.isfinite(why.genes.select_dtypes("number").to_numpy()).any()
+    tokens, token_V = tokens_of(asked[truth], model)
+    scores = head.scores(
+        tokens.values(model.config.n_genes), np.isin(np.arange(model.config.n_genes), token_V)
+    )
+    lost = removal_effects(
+        model.network, tokens, after, scores, np.arange(len(after.labels)) == place
+    )
+    assert np.isfinite(lost).all()
+    assert np.abs(lost).max() > 0
     # and the other labels have what the gene head said of them before
     again = after.remove(np.flatnonzero(after.code_N == place))
     np.testing.assert_array_equal(again.gene_head.bias_T, before.gene_head.bias_T)

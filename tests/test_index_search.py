@@ -1,6 +1,7 @@
 """Exact search and lists: what is found, how surely, and that nothing but the query decides it."""
 
 import dataclasses
+import warnings
 
 import faiss
 import numpy as np
@@ -172,3 +173,30 @@ def test_lists_that_lack_cells_are_told(lists):
 def test_a_segment_without_lists_has_no_probes(cells):
     with pytest.raises(ArgumentError, match="without lists"):
         choose_probes(Segment(cells[:10]))
+
+
+def test_vectors_are_compared_in_blocks_where_they_are_not_aligned(cells, queries, monkeypatch):
+    """As those of a mapped file are, whose head is 45 bytes long."""
+    content = np.zeros(cells.nbytes + 45, np.uint8)
+    odd = content[45:].view(np.float32).reshape(cells.shape)
+    odd[:] = cells
+    assert not odd.flags.aligned
+    expected = VectorStore((Segment(cells),)).search(queries[:90], 30)
+    monkeypatch.setattr(nearest, "ROWS", 1700)
+    for found, exact in zip(
+        VectorStore((Segment(odd),)).search(queries[:90], 30), expected, strict=True
+    ):
+        np.testing.assert_array_equal(found, exact)
+
+
+@pytest.mark.parametrize("use_rep", [None, "X_own"])
+def test_build_index_takes_the_way_to_search(all_blood, model, queries, use_rep):
+    atlas = all_blood[:200].copy()
+    atlas.obsm["X_own"] = queries[:200]
+    options = {"label_key": "cell_type", "use_rep": use_rep, "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scgp.errors.ScgpWarning)  # no studies: not calibrated
+        made = [scgp.build_index(atlas, search=way, **options) for way in ("auto", "lists")]
+    assert [index.store.is_exact for index in made] == [True, False]
+    with pytest.raises(ArgumentError, match="search is 'fast'"):
+        scgp.build_index(atlas, search="fast", **options)

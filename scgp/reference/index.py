@@ -1,8 +1,8 @@
 """The reference index: vectors of labelled cells, searched, and all that answers need.
 
-Knows vectors and labels, not AnnData or the network; neither how vectors are stored and searched
-(`store`, `nearest`), how the directory is laid out (`saved`), nor what becomes of the parts when
-cells come or go (`growing`).
+Knows vectors and labels, not AnnData or the network; neither what can be read off the parts
+(`parts`), how vectors are stored and searched (`store`, `nearest`), how the directory is laid out
+(`saved`), nor what becomes of the parts when cells come or go (`growing`).
 
 Shapes: N reference cells, T labels, D width, B query cells, K neighbours.
 """
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgp.errors import ArgumentError
-from scgp.reference.contents import OBSM, content_fault, label_codes, text_codes, vector_fault
+from scgp.reference.contents import content_fault, label_codes, text_codes, vector_fault
 from scgp.reference.evidence import Fusion
 from scgp.reference.growing import known_terms, linear_head, merged, thinned
+from scgp.reference.parts import IndexParts
 from scgp.reference.saved import MANIFEST, check_opened, read_index, write_index
 from scgp.reference.store import VectorStore, as_float32, check_queries
 
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["MANIFEST", "ReferenceIndex"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class ReferenceIndex:
+class ReferenceIndex(IndexParts):
     """Labelled cells to compare with. Made by `build` or `load`, and never changed.
 
     `add`, `remove` and `merge` return a new index, which shares what vectors it can.
@@ -73,24 +73,6 @@ class ReferenceIndex:
     opened
         Directory that the index was read from, and checksum of its manifest; None: made here.
     """
-
-    store: VectorStore
-    labels: list[str]
-    label_ids: list[str]
-    code_N: NDArray[np.int32]
-    studies: list[str]
-    study_N: NDArray[np.int32]
-    drawn_N: NDArray[np.bool_]
-    text_TD: NDArray[np.float32]
-    head_weight_TD: NDArray[np.float32]
-    head_bias_T: NDArray[np.float32]
-    model_fingerprint: str
-    calibration: Fusion
-    names_N: NDArray[np.str_] | None = None
-    gene_head: GeneHead | None = None
-    centre_D: NDArray[np.float32] | None = None
-    profiles: Profiles | None = None
-    opened: tuple[Path, str] | None = None
 
     @classmethod
     def build(
@@ -187,54 +169,6 @@ class ReferenceIndex:
             message = f"cannot build an index: {fault}"
             raise ArgumentError(message)
         return index
-
-    def __repr__(self) -> str:
-        drawn = int(self.drawn_N.sum())
-        return (
-            f"ReferenceIndex: {self.n_cells} cells ({drawn} drawn), {len(self.labels)} labels, "
-            f"{len(self.studies)} studies, width {self.width}"
-            + ("" if self.use_rep is None else f" (obsm[{self.use_rep!r}])")
-        )
-
-    @property
-    def use_rep(self) -> str | None:
-        """Key in ``obsm`` of the representation that the vectors are of; None: of a model."""
-        made_by = self.model_fingerprint
-        return made_by.removeprefix(OBSM) if made_by.startswith(OBSM) else None
-
-    @property
-    def n_cells(self) -> int:
-        """Number of reference cells."""
-        return self.store.n_cells
-
-    @property
-    def width(self) -> int:
-        """Length of a vector."""
-        return self.store.width
-
-    @property
-    def recall(self) -> float:
-        """Share of the nearest 15 that a search finds, as measured when lists were made.
-
-        The least over segments and two samples of 500: cells of the index, themselves left out, and
-        the same moved towards others to the cosine .8. 1 where every cell is compared.
-        """
-        lists = [segment.lists for segment in self.store.segments]
-        return min((min(x.recall) for x in lists if x is not None), default=1.0)
-
-    @property
-    def cells_per_label_T(self) -> NDArray[np.int64]:
-        """Number of cells of each label."""
-        return np.bincount(self.code_N, minlength=len(self.labels))
-
-    @property
-    def vectors_ND(self) -> NDArray[np.float32]:
-        """All vectors, not to be written to: a copy where there are several segments."""
-        return self.store.vectors_ND
-
-    def vectors_at(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return a copy of the vectors in these rows, of any shape; reads no others."""
-        return self.store.at(rows)
 
     def search(
         self, query_BD: NDArray[np.float32], k: int
