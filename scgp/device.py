@@ -2,11 +2,14 @@
 
 import contextlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
 from scgp.errors import DeviceError
+
+Found = TypeVar("Found")
 
 
 def resolve_device(device: str | None) -> torch.device:
@@ -50,3 +53,55 @@ def has_bf16(device: torch.device) -> bool:
     return bool(
         torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
+
+
+class Portions:
+    """How many rows a device computes at once: half as many whenever its memory is out.
+
+    Parameters
+    ----------
+    size
+        Rows to begin with.
+    least
+        Rows that are not halved any more.
+
+    Examples
+    --------
+    >>> def compute(part):
+    ...     if part.stop - part.start > 2:
+    ...         raise torch.OutOfMemoryError("synthetic")
+    ...     return part.stop - part.start
+    >>> list(Portions(8, least=1).run(compute, 5))
+    [2, 2, 1]
+    """
+
+    def __init__(self, size: int, *, least: int) -> None:
+        self.size = size
+        self.least = least
+
+    def run(self, compute: Callable[[slice], Found], n_rows: int) -> Iterator[Found]:
+        """Compute all rows, portion after portion, in order.
+
+        Raises
+        ------
+        DeviceError
+            The memory is not enough for the least portion.
+        """
+        start = 0
+        while start < n_rows:
+            part = slice(start, min(start + self.size, n_rows))
+            try:
+                found = compute(part)
+            except torch.OutOfMemoryError as error:
+                # of what was asked for: the last portion may be smaller than the size
+                self.size = (part.stop - part.start) // 2
+                if self.size < self.least:
+                    msg = (
+                        f"the device has no memory for {part.stop - part.start} cells; stop what "
+                        "else runs on it, or pass device=None for the CPU"
+                    )
+                    raise DeviceError(msg) from error
+                torch.cuda.empty_cache()
+                continue
+            yield found
+            start = part.stop

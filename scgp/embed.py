@@ -15,7 +15,7 @@ import torch
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import GeneMatch, match_genes
 from scgp.cells.tokens import TokenBatch
-from scgp.device import lent, resolve_device
+from scgp.device import Portions, lent, resolve_device
 from scgp.errors import ArgumentError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.model.network import CellInput
@@ -25,6 +25,8 @@ from scgp.slots import check_target, write_slots
 #: Cells that go through the network at once. Always this many (the last chunk is filled up), so
 #: that a cell's vector depends neither on the batch size nor on its company.
 CHUNK = 256
+#: And on a GPU, where that promise is not made: half of it whenever its memory is out.
+GPU_CHUNK = 4096
 
 #: Is shown the position of a chunk's first cell, its tokens, and which genes the data measure.
 Watch = Callable[[int, TokenBatch, np.ndarray], None]
@@ -230,15 +232,28 @@ def embed_rows(
         lent(model.network, device),
         progress_bar(n_cells, what="embed", unit="cell", shown=progress) as advance,
     ):
+        portions = portions_of(device)
         for block in blocks:
-            for start in range(0, block.shape[0], CHUNK):
-                tokens = model.tokenizer.tokenize(block[start : start + CHUNK], token_of_column)
-                parts.append(embed_chunk(model, tokens, device, use_tokens=use_tokens))
+
+            def embedded(
+                part: slice, block: sp.csr_matrix = block
+            ) -> tuple[TokenBatch, CellVectors]:
+                tokens = model.tokenizer.tokenize(block[part], token_of_column)
+                return tokens, embed_chunk(model, tokens, device, use_tokens=use_tokens)
+
+            for tokens, vectors in portions.run(embedded, block.shape[0]):
+                parts.append(vectors)
                 if watch is not None:
                     watch(n_seen, tokens, measured_G)
                 n_seen += tokens.n_cells
                 advance(tokens.n_cells)
     return CellVectors.join(parts, model.config.embed_dim)
+
+
+def portions_of(device: torch.device | str) -> Portions:
+    """Return how many cells go through the network at once on a device."""
+    on_gpu = torch.device(device).type == "cuda"
+    return Portions(GPU_CHUNK if on_gpu else CHUNK, least=CHUNK)
 
 
 def measured_by(token_of_column: np.ndarray, n_genes: int) -> np.ndarray:
@@ -255,7 +270,7 @@ def embed_chunk(
     *,
     use_tokens: bool | None = None,
 ) -> CellVectors:
-    """Embed at most `CHUNK` cells; empty ones get zero rows. The network is on `device`."""
+    """Embed a chunk of cells; empty ones get zero rows. The network is on `device`."""
     with torch.inference_mode():
         cells = _padded(tokens, model.config.n_genes, model.config.n_tokens)
         out = model.network(cells.to(device), use_tokens=use_tokens)
@@ -270,11 +285,12 @@ def embed_chunk(
 
 def _padded(tokens: TokenBatch, n_genes: int, n_tokens: int) -> CellInput:
     """Fill a chunk up to `CHUNK` cells of `n_tokens` tokens, with empty cells and padding."""
-    gene_BL = np.full((CHUNK, n_tokens), n_genes, dtype=np.int64)
-    value_BL = np.zeros((CHUNK, n_tokens), dtype=np.float32)
     B, L = tokens.gene_BL.shape
+    size = max(CHUNK, B)
+    gene_BL = np.full((size, n_tokens), n_genes, dtype=np.int64)
+    value_BL = np.zeros((size, n_tokens), dtype=np.float32)
     gene_BL[:B, :L], value_BL[:B, :L] = tokens.gene_BL, tokens.value_BL
-    offset_B = np.full(CHUNK + 1, tokens.offset_B[-1])
+    offset_B = np.full(size + 1, tokens.offset_B[-1])
     offset_B[: B + 1] = tokens.offset_B
     arrays = (gene_BL, value_BL, tokens.pool_gene_N, tokens.pool_value_N, offset_B)
     return CellInput(*map(torch.from_numpy, arrays))

@@ -8,14 +8,22 @@ Shape suffixes: B cells of a block, V columns of the counts, E width of the join
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from scgp.cells.tokens import TokenBatch
 from scgp.device import lent
-from scgp.embed import CHUNK, CellVectors, embed_chunk, measured_by, rows_at_once
+from scgp.embed import (
+    GPU_CHUNK,
+    CellVectors,
+    embed_chunk,
+    measured_by,
+    portions_of,
+    rows_at_once,
+)
 from scgp.model.checkpoint import Model
 from scgp.reference.answer import BLOCK, answer
 from scgp.reference.candidates import Candidates
@@ -72,9 +80,13 @@ class Labeller:
         measured_G = measured_by(token_of_column, n_genes)
         vectors: list[CellVectors] = []
         scores: list[list[np.ndarray]] = [[] for _ in heads]
-        for first in range(0, counts.shape[0], CHUNK):
-            tokens = self.model.tokenizer.tokenize(counts[first : first + CHUNK], token_of_column)
-            vectors.append(embed_chunk(self.model, tokens, device))
+
+        def embedded(part: slice) -> tuple[TokenBatch, CellVectors]:
+            tokens = self.model.tokenizer.tokenize(counts[part], token_of_column)
+            return tokens, embed_chunk(self.model, tokens, device)
+
+        for tokens, found_vectors in portions_of(device).run(embedded, counts.shape[0]):
+            vectors.append(found_vectors)
             values = None if not any(heads) else tokens.values(n_genes)
             for head, found in zip(heads, scores, strict=True):
                 if head is not None:
@@ -140,6 +152,7 @@ def label_blocks(
         Gene of the model of each column.
     batch_size
         Cells of a block; brought up to whole blocks of `answer`, and without effect on any answer.
+        On a GPU blocks have at least `GPU_CHUNK`.
     device
         Where the network computes.
 
@@ -147,7 +160,10 @@ def label_blocks(
     ------
     The position of a block's first cell, and its answers.
     """
-    size = rows_at_once(batch_size, BLOCK)
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        labeller = replace(labeller, index=labeller.index.on(device))
+    size = rows_at_once(max(batch_size, GPU_CHUNK if on_gpu else batch_size), BLOCK)
     waiting: deque[tuple[int, Future[Read]]] = deque()
     starts = iter(range(first, n_cells, size))
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
 
     from scgp.reference.gene_head import GeneHead
@@ -192,6 +193,14 @@ class ReferenceIndex(IndexParts):
         query_BD = check_queries(query_BD, self.width, k)
         k = min(k, self.n_cells)
         return self.store.search(query_BD, k)
+
+    def on(self, device: str | torch.device) -> ReferenceIndex:
+        """Return the same index, searched on a device; lists stay with FAISS on the CPU.
+
+        Candidates are found there; the cosines are those of `search`, and so are the rows, but for
+        cells whose cosines differ by rounding.
+        """
+        return dataclasses.replace(self, store=self.store.on(str(device)))
 
     def add(
         self,

@@ -61,6 +61,16 @@ def exact_rows(vectors_ND: NDArray[np.float32], query_BD: NDArray[np.float32], n
     return row_BC
 
 
+def rows_on_device(vectors_ND: Any, query_BD: NDArray[np.float32], n: int) -> NDArray[np.int64]:
+    """Do what `exact_rows` does with vectors that are a tensor on a device (torch)."""
+    import torch
+
+    with torch.inference_mode():
+        cosine_BN = torch.tensor(query_BD, device=vectors_ND.device) @ vectors_ND.T
+        rows: NDArray[np.int64] = cosine_BN.topk(n, dim=1).indices.cpu().numpy()
+    return rows
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lists:
     """The vectors in lists, eight bits a number, and how many lists a query reads.

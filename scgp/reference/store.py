@@ -18,7 +18,7 @@ import numpy as np
 
 from scgp.errors import ArgumentError, CheckpointError
 from scgp.reference.contents import UNIT_SLACK, vector_fault
-from scgp.reference.nearest import ROWS, Lists, exact_rows, make_lists, nearest_of
+from scgp.reference.nearest import ROWS, Lists, exact_rows, make_lists, nearest_of, rows_on_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,16 +50,25 @@ class Segment:
         Their lists, or None: all are compared.
     kept
         Those of the M that were not removed, ascending; None: all. Only where there are lists.
+    device
+        Where all are compared (torch's name), or None: by FAISS, on the CPU.
     """
 
     vectors_MD: NDArray[np.float32]
     lists: Lists | None = None
     kept: NDArray[np.int64] | None = None
+    device: str | None = None
 
     @property
     def n_cells(self) -> int:
         """Number of vectors that were not removed."""
         return len(self.vectors_MD if self.kept is None else self.kept)
+
+    @functools.cached_property
+    def _on_device(self) -> Any:
+        import torch
+
+        return torch.tensor(self.vectors_MD, device=self.device)  # a copy: it may be read-only
 
     @functools.cached_property
     def _bits(self) -> NDArray[np.uint8] | None:
@@ -80,7 +89,9 @@ class Segment:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return cosines and rows of the ``k`` nearest vectors, at most as many as there are."""
         n = min(k + SPARE, self.n_cells)
-        if self.lists is None:
+        if self.lists is None and self.device is not None:
+            place_BC = rows_on_device(self._on_device, query_BD, n)
+        elif self.lists is None:
             place_BC = exact_rows(self.vectors_MD, query_BD, n)
         else:
             place_BC = self.lists.rows(query_BD, n, probes=probes, kept=self._bits)
@@ -97,7 +108,7 @@ class Segment:
         if not kept_N.any():
             return None
         if self.lists is None:
-            return Segment(_read_only(self.vectors_MD[kept_N]))
+            return Segment(_read_only(self.vectors_MD[kept_N]), device=self.device)
         kept = np.flatnonzero(kept_N) if self.kept is None else self.kept[kept_N]
         return dataclasses.replace(self, kept=kept)
 
@@ -188,6 +199,12 @@ class VectorStore:
             similarity_BK[part] = np.take_along_axis(near_BC, order_BK, axis=1)
             row_BK[part] = np.take_along_axis(row_BC, order_BK, axis=1)
         return similarity_BK, row_BK
+
+    def on(self, device: str) -> VectorStore:
+        """Return a store whose segments without lists are compared on a device."""
+        return VectorStore(
+            tuple(s if s.lists else dataclasses.replace(s, device=device) for s in self.segments)
+        )
 
     def kept(self, kept_N: NDArray[np.bool_]) -> VectorStore:
         """Return a store of some of the cells; segments with lists stay, and pass over the others.
