@@ -34,6 +34,12 @@ def test_a_release_is_read_with_the_same_outputs(folder, all_blood):
         np.testing.assert_allclose(context.X, expected["context"], rtol=0, atol=1e-5)
         said = scgp.predict_expression("B cell", genes=genes, model=folder / "model")
         np.testing.assert_allclose(said.X, expected["expression"], rtol=0, atol=1e-5)
+    if "near" in expected:  # as of 0.9.0: an index with lists
+        for memory_map in (False, True):
+            index = scgp.ReferenceIndex.load(folder / "lists", memory_map=memory_map)
+            near, rows = index.search(expected["vectors"], expected["near"].shape[1])
+            np.testing.assert_allclose(near, expected["near"], rtol=0, atol=1e-5)
+            assert (rows == expected["near_rows"]).mean() > 0.99  # ties within rounding
     if coverage:
         assert cells.obs["scgp_set"].tolist() == expected["set"].tolist()
 
