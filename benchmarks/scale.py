@@ -191,13 +191,27 @@ def _panel(ax: Axes, title: str, x: str, points: Points, y: str) -> None:
 
 
 def cells_panels(content: Any) -> list[tuple[str, str, Points, str]]:
-    """Return the panel of cells from what ``scale_memory.py`` wrote."""
-    raise NotImplementedError
+    """Return the panels of cells from what ``scale_memory.py`` wrote."""
+    rows = [row for row in content if (row["file"], row["how"]) == ("h5ad", "in place")]
+    rows.sort(key=lambda row: row["cells"])
+    return [
+        (title, "cells", [{"cells": row["cells"], y: row[y]} for row in rows], y)
+        for title, y in (
+            ("annotate_file (.h5ad), time", "seconds"),
+            ("annotate_file (.h5ad), memory", "peak GB"),
+        )
+    ]
 
 
 def workers_panels(content: Any) -> list[tuple[str, str, Points, str]]:
     """Return the panel of workers from what ``scale_workers.py`` wrote."""
-    raise NotImplementedError
+    points = []
+    for n_workers, name in enumerate(("one", "two"), start=1):
+        seconds = content[name]["sizes"]
+        n_cells = max(seconds, key=int)
+        rate = int(n_cells) / seconds[n_cells]["seconds"]
+        points.append({"workers": n_workers, "cells/s": rate})
+    return [("annotate, dask workers on two cores", "workers", points, "cells/s")]
 
 
 def table(content: dict[str, Any]) -> str:

@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     source = annotate.add_mutually_exclusive_group()
     source.add_argument("--reference", type=Path, help="an .h5ad file of labelled cells")
     source.add_argument("--index", type=Path, help="an index made by 'index'")
+    annotate.add_argument(
+        "--memory-map", action="store_true", help="leave the vectors of --index on the disk"
+    )
     annotate.add_argument("--label-key", help="column of the reference's obs that has the labels")
     annotate.add_argument("--labels", nargs="+", help="answer with these labels, or 'unknown'")
     annotate.add_argument("--min-confidence", type=float, help="what a label needs, 0 to 1")
@@ -163,7 +166,10 @@ def _annotate(args: argparse.Namespace) -> None:
     if args.reference is not None:
         options["reference"] = _read(args.reference)
     if args.index is not None:
-        options["index"] = scgp.ReferenceIndex.load(args.index)
+        options["index"] = scgp.ReferenceIndex.load(args.index, memory_map=args.memory_map)
+    elif args.memory_map:
+        message = "--memory-map is about --index; name one, or leave it out"
+        raise ArgumentError(message)
     if args.in_place:
         resume = not args.restart
         n_cells = scgp.annotate_file(args.input, key_added=args.key_added, resume=resume, **options)

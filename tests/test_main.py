@@ -269,6 +269,22 @@ def test_few_cells_without_coordinates_cannot_be_drawn(cells, annotate, capsys):
     assert not out.exists()
 
 
+def test_an_index_can_stay_on_the_disk(cells, annotate, capsys, monkeypatch):
+    opened = []
+
+    def load(path, *, memory_map=False):
+        opened.append((path, memory_map))
+        return "index"
+
+    monkeypatch.setattr(scgp.ReferenceIndex, "load", load)
+    command = ["annotate", str(cells), str(cells.with_name("out.h5ad"))]
+    assert main([*command, "--memory-map"]) == 2
+    assert "--index" in capsys.readouterr().err
+    assert main([*command, "--index", "atlas.scgp", "--memory-map"]) == 0
+    assert main([*command, "--index", "atlas.scgp"]) == 0
+    assert opened == [(Path("atlas.scgp"), True), (Path("atlas.scgp"), False)]
+
+
 def test_index_is_built_and_saved(cells, monkeypatch):
     calls = []
 

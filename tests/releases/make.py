@@ -3,7 +3,8 @@
     python tests/releases/make.py
 
 A small model and its index, trained on the 700 real blood cells that scanpy ships, the same index
-with lists, and the answers that this release gives with them. Later releases read the folder of every earlier one.
+with lists, and the answers that this release gives with them. Later releases read the folder of
+every earlier one.
 """  # fmt: skip
 
 from pathlib import Path
