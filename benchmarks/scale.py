@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 PARTS = ("genes", "tokens", "reference", "plot")
 N_CELLS, N_TURNS = 4096, 3
-NONZEROS = (250, 500, 1000, 2000, 3000)
+NONZEROS = (250, 500, 750, 1000, 1500)
 TOKENS = (16, 32, 64, 128, 256, 512)
 REFERENCES = (1_000, 4_000, 16_000, 64_000, 256_000)
 #: Cells and genes that are read in their context, and the noise of repeated vectors.
@@ -183,10 +183,13 @@ def _panel(ax: Axes, title: str, x: str, points: Points, y: str) -> None:
     ax.set_ylabel(y)
     if max(p[x] for p in points) > 50 * min(p[x] for p in points):
         ax.set_xscale("log")
-    if max(p[y] for p in points) > 50 * min(p[y] for p in points):
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    most = max(p[y] for p in points)
+    if most > 20 * min(p[y] for p in points):
         ax.set_yscale("log")
     else:
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.1 * most)
     ax.spines[["top", "right"]].set_visible(False)
 
 
