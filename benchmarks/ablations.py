@@ -115,7 +115,7 @@ def altered(variant: Variant) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if not variant.augment:
             plain = functools.partial(Sampler, augment=False)
-            stack.enter_context(mock.patch("scgp.loop.Sampler", plain))
+            stack.enter_context(mock.patch("scgp.training.loop.Sampler", plain))
         if not variant.pooled:
             stack.enter_context(mock.patch.object(CellTransformer, "pooled", _without_pool))
         yield
@@ -124,12 +124,12 @@ def altered(variant: Variant) -> Iterator[None]:
 def fit(variant: Variant, split: Split, seed: int, folder: Path) -> tuple[Model, ReferenceIndex]:
     """Train a variant on the training cells of a split; the trained model is kept in ``folder``."""
     from benchmarks.zeroshot import with_permuted
-    from scgp.calibrate import reference_of
     from scgp.cells.corpus import read_corpus
     from scgp.model.checkpoint import Model
     from scgp.model.config import ModelConfig, TrainConfig
-    from scgp.objective import term_tables
     from scgp.train import train
+    from scgp.training.calibrate import reference_of
+    from scgp.training.objective import term_tables
 
     adatas = [source.adata for source in split.train]
     real = [adata for adata in adatas if not adata.obs["drawn"].all()]

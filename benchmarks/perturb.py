@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from benchmarks.perturb_truth import Screen
     from scgp.model.checkpoint import Model
-    from scgp.removals import Cells
+    from scgp.what_if.removals import Cells
 
     #: By method: by target, one number a gene, one array for each seed.
     Said = dict[str, dict[str, list[NDArray[np.float64]]]]
@@ -59,8 +59,8 @@ def deleted(
     """
     from scgp.cells.counts import choose_counts
     from scgp.cells.genes import match_genes
-    from scgp.matched_genes import expressing, levels, matched
-    from scgp.removals import Cells
+    from scgp.what_if.matched_genes import expressing, levels, matched
+    from scgp.what_if.removals import Cells
 
     counts = choose_counts(screen.controls)
     token_V = match_genes(counts, model.genes).token_of_column
@@ -93,7 +93,7 @@ def _shift(
     cells: Cells, block_BV: sp.csr_matrix, genes: NDArray[np.int64], gene_Q: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the mean predicted shift of the gene of each column, NaN where it has none."""
-    from scgp.perturbed_cells import mean_rates
+    from scgp.what_if.perturbed_cells import mean_rates
 
     n_genes = cells.model.config.n_genes
     factor_G = np.ones(n_genes)

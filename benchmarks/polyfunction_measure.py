@@ -18,11 +18,18 @@ import scgp
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.context import count_blocks
-from scgp.gene_rows import Cohort, Setting, facts_of, pairs_by_gene, principal_components, row_of
-from scgp.gene_sets import read_gene_sets
+from scgp.in_context.gene_rows import (
+    Cohort,
+    Setting,
+    facts_of,
+    pairs_by_gene,
+    principal_components,
+    row_of,
+)
+from scgp.in_context.gene_sets import read_gene_sets
+from scgp.in_context.panel import choose_panel, read_panel
+from scgp.in_context.reading import CellsToRead, always, expressed_of
 from scgp.model.network import CellTransformer
-from scgp.panel import choose_panel, read_panel
-from scgp.reading import CellsToRead, always, expressed_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scgp.mean_profiles import Rows
+    from scgp.training.mean_profiles import Rows
 
 HERE = Path(__file__).resolve().parent
 CELLS, LIBRARY, HCL = "cells", "cellprofilelibrary_human", "hcl_ref_2020"
@@ -84,9 +84,9 @@ def read_table(data: Path) -> tuple[Table, NDArray[np.str_]]:
     """Read all mean profiles, and the study of each."""
     from scgp.cells.corpus import read_corpus
     from scgp.cells.draw import read_profiles
-    from scgp.mean_profiles import rows_of_corpus, rows_of_profiles
     from scgp.model.checkpoint import Model
-    from scgp.objective import TermTable
+    from scgp.training.mean_profiles import rows_of_corpus, rows_of_profiles
+    from scgp.training.objective import TermTable
 
     model = Model.default()
     corpus = read_corpus(
@@ -120,8 +120,8 @@ def study_of(collection: str) -> str:
 
 
 def _table(model: Any, parts: Sequence[Rows]) -> Table:
-    from scgp.alike import tissue_likeness
     from scgp.phenotypes.ontology import Ontology
+    from scgp.what_if.alike import tissue_likeness
 
     keys = [key for part in parts for key in part[2]]
     label_R, tissue_R, source_R = (np.array(column) for column in zip(*keys, strict=True))

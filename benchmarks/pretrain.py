@@ -19,14 +19,14 @@ from scgp.cells.draw import read_drawn, read_profiles
 from scgp.cells.genes import training_genes
 from scgp.cells.nomenclature import protein_coding_genes
 from scgp.cells.vocabulary import GeneVocabulary
-from scgp.mean_profiles import profiles_of
 from scgp.model.config import ModelConfig, TrainConfig
-from scgp.objective import TermTable
 from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.terms import HEALTHY, Phenotypes
 from scgp.phenotypes.text import TextEncoder
 from scgp.reference.profiles import Profiles
+from scgp.training.mean_profiles import profiles_of
+from scgp.training.objective import TermTable
 
 TISSUE, DISEASE = "tissue_ontology_term_id", "disease_ontology_term_id"
 

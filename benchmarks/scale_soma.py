@@ -107,7 +107,7 @@ def sampler_of(corpus: Corpus) -> Sampler:
     """Return the sampler of a training run on the corpus."""
     import scgp
     from scgp.cells.sampling import Sampler
-    from scgp.objective import term_tables
+    from scgp.training.objective import term_tables
 
     model = scgp.Model.default()
     classes = term_tables(corpus, model.phenotypes)["type"].cell_N
@@ -187,10 +187,10 @@ def trained(work: Path, source: str, times: int) -> dict[str, float]:
     import scgp
     from scgp.cells.corpus import read_corpus
     from scgp.cells.soma import SomaSource
-    from scgp.loop import fit_network
     from scgp.model.config import ModelConfig, TrainConfig
     from scgp.model.network import CellTransformer
-    from scgp.objective import term_tables
+    from scgp.training.loop import fit_network
+    from scgp.training.objective import term_tables
 
     address = work / "cells.soma"
     data: Any = {

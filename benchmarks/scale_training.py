@@ -82,10 +82,10 @@ def measure(data: Path, steps: int, shape: str, processes: int, device: str) -> 
     import torch
 
     import scgp
-    from scgp import loop
     from scgp.model.config import ModelConfig, TrainConfig
-    from scgp.objective import term_tables
-    from scgp.together import Processes
+    from scgp.training import loop
+    from scgp.training.objective import term_tables
+    from scgp.training.together import Processes
 
     torch.set_num_threads(1)
     start = scgp.Model.default()
@@ -143,9 +143,9 @@ def _count(model: Any, corpus: Any, tables: Any, settings: Any) -> dict[str, Any
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-    from scgp import loop
     from scgp.cells.tokens import Tokenizer
-    from scgp.objective import Objective
+    from scgp.training import loop
+    from scgp.training.objective import Objective
 
     tokenizer = Tokenizer(
         model.config.n_genes, model.config.n_tokens, model.network.gene_weight_G.numpy()

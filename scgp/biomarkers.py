@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scgp.asked import asked_of
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
-from scgp.cohorts import read_cohorts, with_enough
-from scgp.contextual_shift import SHIFT, contextual_shift
 from scgp.device import resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, warn_user
-from scgp.marker_table import beside as joined
-from scgp.marker_table import check_beside, each, whole
-from scgp.reading import check_context
-from scgp.removals import Cells
+from scgp.in_context.reading import check_context
 from scgp.slots import check_adata
-from scgp.unit_evidence import Asking, drawn, gathered, removed, values
+from scgp.what_if.asked import asked_of
+from scgp.what_if.cohorts import read_cohorts, with_enough
+from scgp.what_if.contextual_shift import SHIFT, contextual_shift
+from scgp.what_if.marker_table import beside as joined
+from scgp.what_if.marker_table import check_beside, each, whole
+from scgp.what_if.removals import Cells
+from scgp.what_if.unit_evidence import Asking, drawn, gathered, removed, values
 from scgp.which import model_index, opened
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
-    from scgp.marker_table import Evidence
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
+    from scgp.what_if.marker_table import Evidence
 
 
 def biomarkers(

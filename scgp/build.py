@@ -19,7 +19,6 @@ from scgp.cells.tokens import TokenBatch
 from scgp.describe import uses_descriptions, with_descriptions
 from scgp.embed import embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
-from scgp.mean_profiles import AveragedCells, make_profiles
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.contents import OBSM
@@ -37,6 +36,7 @@ from scgp.representation import (
     warn_uncalibrated,
 )
 from scgp.slots import check_adata
+from scgp.training.mean_profiles import AveragedCells, make_profiles
 
 
 def build_index(

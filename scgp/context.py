@@ -22,8 +22,8 @@ from scgp.device import resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import GeneError, warn_user
 from scgp.groups import group_codes, say_left_out
+from scgp.in_context.reading import Read, always, check_context, expressed_of, read_genes
 from scgp.progress import progress_bar
-from scgp.reading import Read, always, check_context, expressed_of, read_genes
 from scgp.slots import check_adata
 
 if TYPE_CHECKING:

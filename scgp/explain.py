@@ -15,17 +15,17 @@ import numpy as np
 
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
-from scgp.chosen import chosen_cells
 from scgp.device import resolve_device
 from scgp.embed import resolve_model, warn_empty
 from scgp.errors import ArgumentError
-from scgp.explanation import Explanation, make_table
-from scgp.occlusion import Subject, embed_scored, gene_tables
+from scgp.explaining.chosen import chosen_cells
+from scgp.explaining.explanation import Explanation, make_table
+from scgp.explaining.occlusion import Subject, embed_scored, gene_tables
+from scgp.explaining.stream_tables import StreamTables
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import answer
 from scgp.reference.decision import UNKNOWN, Decision
 from scgp.slots import check_adata
-from scgp.stream_tables import StreamTables
 from scgp.which import opened, resolve_index
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def explain(
 
     Returns
     -------
-    A :class:`scgp.explanation.Explanation`: the tables ``answer``, ``neighbours``, ``texts``,
-    ``streams`` and ``genes``, in the order of `cells`. An empty cell is in ``answer`` alone.
+    A :class:`scgp.explaining.explanation.Explanation`: the tables ``answer``, ``neighbours``,
+    ``texts``, ``streams`` and ``genes``, in the order of `cells`. An empty cell is in ``answer`` alone.
 
     Raises
     ------

@@ -25,10 +25,13 @@ from scgp.errors import (
     warn_user,
 )
 from scgp.groups import group_codes
-from scgp.matched_genes import levels
-from scgp.perturbation import Perturbation
-from scgp.perturbation_tables import group_table, posterior_table
-from scgp.perturbed_sets import (
+from scgp.in_context.reading import check_context
+from scgp.progress import progress_bar
+from scgp.slots import check_adata
+from scgp.what_if.matched_genes import levels
+from scgp.what_if.perturbation import Perturbation
+from scgp.what_if.perturbation_tables import group_table, posterior_table
+from scgp.what_if.perturbed_sets import (
     Work,
     all_cells,
     expression_table,
@@ -37,10 +40,7 @@ from scgp.perturbed_sets import (
     perturbed_table,
     sets_of,
 )
-from scgp.progress import progress_bar
-from scgp.reading import check_context
-from scgp.removals import Cells
-from scgp.slots import check_adata
+from scgp.what_if.removals import Cells
 from scgp.which import model_index, opened
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def perturb(
 
     Returns
     -------
-    A :class:`scgp.perturbation.Perturbation`: the tables ``perturbed``, ``cells``, ``groups``,
-    ``posterior``, ``expression`` and ``null``, the array ``shift``, and ``facts``.
+    A :class:`scgp.what_if.perturbation.Perturbation`: the tables ``perturbed``, ``cells``,
+    ``groups``, ``posterior``, ``expression`` and ``null``, the array ``shift``, and ``facts``.
 
     Raises
     ------

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 
 from scgp.errors import ArgumentError, MissingColumnError
-from scgp.legend import UNDECIDED, as_labels, colour, medoid, pool, spread, wrap
-from scgp.panels import explain
-from scgp.panels_biomarkers import biomarkers
-from scgp.panels_genes import gene_contexts, manifold, polyfunctionality
-from scgp.panels_perturbation import perturbation
+from scgp.pictures.legend import UNDECIDED, as_labels, colour, medoid, pool, spread, wrap
+from scgp.pictures.panels import explain
+from scgp.pictures.panels_biomarkers import biomarkers
+from scgp.pictures.panels_genes import gene_contexts, manifold, polyfunctionality
+from scgp.pictures.panels_perturbation import perturbation
 
 if TYPE_CHECKING:
     from pathlib import Path

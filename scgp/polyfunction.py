@@ -16,12 +16,12 @@ import numpy as np
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.named import named_genes
-from scgp.contexts import LEAST_GENES, Contexts
 from scgp.device import resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, GeneError, warn_user
 from scgp.groups import group_codes
-from scgp.reading import check_context
+from scgp.in_context.contexts import LEAST_GENES, Contexts
+from scgp.in_context.reading import check_context
 from scgp.slots import check_adata
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from scgp.alike import label_likeness, tissue_likeness, usual_tissues
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, CheckpointError, GeneError
@@ -26,6 +25,7 @@ from scgp.phenotypes.text import TextEncoder
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.profiles import Profiles
 from scgp.texts import listed, read_terms, text_vectors, warn_readings
+from scgp.what_if.alike import label_likeness, tissue_likeness, usual_tissues
 from scgp.which import model_index, opened
 
 #: Names that a message lists.

@@ -14,7 +14,6 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from scgp.calibrate import CELLS_HELD_OUT, deal_folds, removals, without
 from scgp.cells.sampling import at_most
 from scgp.embed import CellVectors
 from scgp.errors import ArgumentError, warn_user
@@ -24,6 +23,7 @@ from scgp.reference.contents import OBSM
 from scgp.reference.evidence import Fusion
 from scgp.reference.fitting import HeldOut, fit_answers
 from scgp.reference.index import ReferenceIndex
+from scgp.training.calibrate import CELLS_HELD_OUT, deal_folds, removals, without
 
 #: The streams that need nothing but vectors of cells.
 STREAMS = ("neighbour", "head")

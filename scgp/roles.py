@@ -21,11 +21,11 @@ from scgp.cells.named import named_genes
 from scgp.device import resolve_device
 from scgp.embed import embed_rows, resolve_model
 from scgp.errors import ArgumentError
-from scgp.gene_sets import enriched, read_gene_sets
 from scgp.groups import group_codes, say_left_out
-from scgp.panel import choose_panel
+from scgp.in_context.gene_sets import enriched, read_gene_sets
+from scgp.in_context.panel import choose_panel
+from scgp.in_context.reading import CellsToRead, always, check_context
 from scgp.phenotypes.ontology import Ontology
-from scgp.reading import CellsToRead, always, check_context
 from scgp.slots import check_adata
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scgp.calibrate import calibrate, reference_of
 from scgp.cells.corpus import Corpus, read_corpus
 from scgp.cells.dataset import Source
 from scgp.cells.excerpt import excerpt
@@ -21,17 +20,18 @@ from scgp.cells.vocabulary import GeneVocabulary
 from scgp.describe import uses_descriptions
 from scgp.device import resolve_device
 from scgp.errors import ArgumentError, LabelError
-from scgp.loop import fit_network
-from scgp.mean_profiles import profiles_of
 from scgp.model.checkpoint import KIND, MANIFEST, Model
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.directory import check_target
 from scgp.model.network import CellTransformer
-from scgp.objective import TermTable, term_tables
 from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.terms import Phenotypes
 from scgp.reference.evidence import Fusion
-from scgp.together import Processes
+from scgp.training.calibrate import calibrate, reference_of
+from scgp.training.loop import fit_network
+from scgp.training.mean_profiles import profiles_of
+from scgp.training.objective import TermTable, term_tables
+from scgp.training.together import Processes
 
 #: A gene's tokens compete by value / (mean value + this): rare genes in shallow cells stay apart.
 _PRIOR_VALUE = 0.3

@@ -115,7 +115,7 @@ def test_what_a_variant_takes_out_comes_back():
         assert CellTransformer.pooled is not pooled
     assert CellTransformer.pooled is pooled
     with ablations.altered(ablations.VARIANTS["no augmentation"]):
-        from scgp import loop
+        from scgp.training import loop
 
         assert loop.Sampler.keywords == {"augment": False}
     assert loop.Sampler is Sampler

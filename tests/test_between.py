@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scgp.between import (
+from scgp.in_context.between import (
     Design,
     adjusted,
     between,

@@ -12,7 +12,6 @@ import scipy.sparse as sp
 import torch
 
 from scgp.annotate import model_index
-from scgp.asked import asked_of
 from scgp.biomarkers import biomarkers
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
@@ -24,15 +23,16 @@ from scgp.errors import (
     MissingColumnError,
     ScgpWarning,
 )
+from scgp.explaining.occlusion import embed_scored
 from scgp.leave_one_out import leave_one_out
-from scgp.marker_table import PSEUDO
 from scgp.model.network import CellTransformer
-from scgp.occlusion import embed_scored
 from scgp.reference.answer import streams_of
 from scgp.reference.evidence import fuse
 from scgp.reference.screening import cell_of_pool, removal_effects
-from scgp.removals import Cells, estimated, exact
-from scgp.replication import adjusted, combined_z, random_effects_p, ranks
+from scgp.what_if.asked import asked_of
+from scgp.what_if.marker_table import PSEUDO
+from scgp.what_if.removals import Cells, estimated, exact
+from scgp.what_if.replication import adjusted, combined_z, random_effects_p, ranks
 
 B_CELL, NK, DENDRITIC = "CL:0000236", "CL:0000623", "CL:0000451"
 

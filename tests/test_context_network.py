@@ -16,7 +16,7 @@ from scgp.cells.tokens import Tokenizer
 from scgp.model.config import ModelConfig
 from scgp.model.context import LARGEST_LOG, LEAST_LOG, GeneQueries, count_loss
 from scgp.model.network import CellTransformer
-from scgp.objective import as_input
+from scgp.training.objective import as_input
 
 N_GENES = 30
 CONFIG = ModelConfig(

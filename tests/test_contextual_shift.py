@@ -10,10 +10,10 @@ import scgp
 from scgp.biomarkers import biomarkers
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
-from scgp.cohorts import read_cohorts
-from scgp.contextual_shift import SHIFT, contextual_shift
 from scgp.errors import ArgumentError, CheckpointError
-from scgp.removals import Cells
+from scgp.what_if.cohorts import read_cohorts
+from scgp.what_if.contextual_shift import SHIFT, contextual_shift
+from scgp.what_if.removals import Cells
 
 B_CELL = "CL:0000236"
 

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from scgp.calibrate import independent_groups
 from scgp.cells.corpus import read_corpus
 from scgp.cells.genes import GeneVocabulary
+from scgp.training.calibrate import independent_groups
 
 N_GENES = 250
 

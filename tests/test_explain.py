@@ -10,7 +10,6 @@ import scipy.sparse as sp
 import torch
 
 import scgp
-from scgp import occlusion
 from scgp.annotate import model_index
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
@@ -23,7 +22,8 @@ from scgp.errors import (
     GeneError,
     ScgpWarning,
 )
-from scgp.explanation import COLUMNS
+from scgp.explaining import occlusion
+from scgp.explaining.explanation import COLUMNS
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import streams_of
 from scgp.reference.evidence import STREAMS, Fusion, fuse

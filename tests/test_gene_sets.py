@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from scgp.errors import GeneError
-from scgp.gene_sets import FEWEST, MOST_GENES, enriched, read_gene_sets
+from scgp.in_context.gene_sets import FEWEST, MOST_GENES, enriched, read_gene_sets
 
 LINES = "MHC\tabout\tCD74\tHLA-DRA\tHLA-DRA\tno_such_gene\nGO:0001\tlysis\tLYZ\t\t\n"
 

@@ -7,11 +7,11 @@ import pytest
 import scipy.sparse as sp
 
 from benchmarks.expression_methods import pearson
-from scgp.alike import group_likeness, label_likeness, tissue_likeness, usual_tissues
 from scgp.cells.draw import read_profiles
 from scgp.errors import ArgumentError, MissingColumnError
-from scgp.mean_profiles import FEWEST_CELLS, CellMeans, make_profiles, rows_of_profiles
 from scgp.phenotypes.ontology import Ontology
+from scgp.training.mean_profiles import FEWEST_CELLS, CellMeans, make_profiles, rows_of_profiles
+from scgp.what_if.alike import group_likeness, label_likeness, tissue_likeness, usual_tissues
 
 B_CELL, T_CELL, NK = "CL:0000236", "CL:0000084", "CL:0000623"
 LUNG, LIVER, SPLEEN = "UBERON:0002048", "UBERON:0002107", "UBERON:0002106"

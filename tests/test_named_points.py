@@ -8,7 +8,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from scgp.named_points import draw_groups, principal_plane
+from scgp.pictures.named_points import draw_groups, principal_plane
 
 
 @pytest.fixture(autouse=True)

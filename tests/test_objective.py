@@ -13,8 +13,8 @@ from scgp.cells.tokens import Tokenizer
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.losses import text_loss
 from scgp.model.network import CellTransformer
-from scgp.objective import Objective, TermTable, as_input, term_tables
 from scgp.phenotypes.terms import Phenotypes
+from scgp.training.objective import Objective, TermTable, as_input, term_tables
 
 T_CELL, CD4, B_CELL, BLOOD = "CL:0000084", "CL:0000624", "CL:0000236", "UBERON:0000178"
 N_GENES = 50

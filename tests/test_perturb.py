@@ -24,14 +24,14 @@ from scgp.errors import (
     MissingColumnError,
     ScgpWarning,
 )
-from scgp.matched_genes import levels, matched
+from scgp.in_context.reading import always, read_genes
 from scgp.model.checkpoint import Model
 from scgp.model.config import ModelConfig
 from scgp.model.network import CellTransformer
-from scgp.panels_perturbation import perturbation
 from scgp.perturb import perturb
-from scgp.perturbation_tables import Drawn, expression_rows
-from scgp.reading import always, read_genes
+from scgp.pictures.panels_perturbation import perturbation
+from scgp.what_if.matched_genes import levels, matched
+from scgp.what_if.perturbation_tables import Drawn, expression_rows
 
 GENE = "CD79A"
 

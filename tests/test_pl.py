@@ -11,8 +11,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from scgp import legend, pl
+from scgp import pl
 from scgp.errors import ArgumentError, MissingColumnError
+from scgp.pictures import legend
 
 LABELS = ["CD4-positive, alpha-beta T cell", "B cell", "T/NK cell (über)", "unknown"]
 

@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection
 
 from scgp.biomarkers import biomarkers
 from scgp.errors import ArgumentError, MissingColumnError
-from scgp.panels_biomarkers import biomarkers as draw
+from scgp.pictures.panels_biomarkers import biomarkers as draw
 
 B_CELL, DENDRITIC = "CL:0000236", "CL:0000451"
 WORDS = {"both": "found by both", "removal": "by removal only", "wilcoxon": "by Wilcoxon only"}

@@ -15,9 +15,9 @@ from matplotlib.collections import FillBetweenPolyCollection, LineCollection
 from matplotlib.text import Text
 
 from scgp.errors import ArgumentError, GeneError, MissingColumnError
-from scgp.legend import colour
-from scgp.named_points import principal_plane
-from scgp.panels_genes import gene_contexts, polyfunctionality
+from scgp.pictures.legend import colour
+from scgp.pictures.named_points import principal_plane
+from scgp.pictures.panels_genes import gene_contexts, polyfunctionality
 
 CONTEXTS = ["vein; large", "sinusoid", "artery"]
 

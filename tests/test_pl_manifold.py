@@ -16,9 +16,9 @@ from matplotlib.text import Text
 
 from scgp.embed import embed_adata
 from scgp.errors import ArgumentError, GeneError, MissingColumnError, ScgpWarning
-from scgp.legend import colour
-from scgp.named_points import principal_plane
-from scgp.panels_genes import manifold
+from scgp.pictures.legend import colour
+from scgp.pictures.named_points import principal_plane
+from scgp.pictures.panels_genes import manifold
 
 TEXTS = ["B cell", "classical monocyte"]
 

@@ -10,11 +10,11 @@ import pytest
 import scipy.sparse as sp
 
 import scgp
-from scgp import gene_rows
 from scgp.errors import ArgumentError, CheckpointError, GeneError, MissingColumnError, ScgpWarning
+from scgp.in_context import gene_rows
+from scgp.in_context.panel import Panel, choose_panel
 from scgp.model.checkpoint import Model
 from scgp.model.network import CellTransformer
-from scgp.panel import Panel, choose_panel
 
 GENES = ["CD74", "LYZ", "NKG7"]
 COLUMNS = [

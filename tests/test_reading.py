@@ -7,13 +7,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from scgp import reading
 from scgp.errors import CheckpointError
-from scgp.model.checkpoint import Model
-from scgp.model.context import GeneQueries
-from scgp.model.network import CellTransformer
-from scgp.objective import as_input
-from scgp.reading import (
+from scgp.in_context import reading
+from scgp.in_context.reading import (
     CellsToRead,
     Read,
     always,
@@ -23,6 +19,10 @@ from scgp.reading import (
     part,
     read_genes,
 )
+from scgp.model.checkpoint import Model
+from scgp.model.context import GeneQueries
+from scgp.model.network import CellTransformer
+from scgp.training.objective import as_input
 
 NAMES = ["CD74", "LYZ", "NKG7", "CD79A", "HLA-DRA", "FOS"]
 

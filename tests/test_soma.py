@@ -12,7 +12,7 @@ import scipy.sparse as sp
 import torch
 
 from benchmarks import pretrain_census
-from scgp import loop, train
+from scgp import train
 from scgp.cells import soma, stored
 from scgp.cells.corpus import read_corpus
 from scgp.cells.dataset import CellDataset
@@ -21,6 +21,7 @@ from scgp.cells.soma import SomaCells, SomaSource
 from scgp.errors import ArgumentError, CountsError, GeneError, MissingColumnError
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.reference.index import ReferenceIndex
+from scgp.training import loop
 
 tiledbsoma = pytest.importorskip("tiledbsoma", reason="needs tiledbsoma of scgp[census]")
 pytest.importorskip("tiledbsoma.io")

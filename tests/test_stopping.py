@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from scgp import loop
 from scgp.cells.corpus import Corpus
 from scgp.errors import ArgumentError
 from scgp.model.checkpoint import Model
 from scgp.model.config import TrainConfig
-from scgp.stopping import Stopping, held_out
+from scgp.training import loop
+from scgp.training.stopping import Stopping, held_out
 
 sys.path.insert(0, str(Path(__file__).parent))
 from train_together import train

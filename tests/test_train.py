@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from scgp import annotate, loop
+from scgp import annotate
 from scgp import train as train_function
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.errors import ArgumentError, CheckpointError, LabelError, MissingColumnError, ScgpWarning
@@ -26,6 +26,7 @@ from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.terms import Phenotypes
 from scgp.reference.evidence import Fusion
 from scgp.reference.index import ReferenceIndex
+from scgp.training import loop
 
 N_GENES = 300
 TYPES = ("CL:0000084", "CL:0000236", "CL:0000576", "CL:0000624")

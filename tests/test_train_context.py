@@ -13,7 +13,6 @@ import scipy.sparse as sp
 import torch
 
 import scgp
-from scgp import loop
 from scgp import train as train_function
 from scgp.cells.corpus import read_corpus
 from scgp.cells.vocabulary import GeneVocabulary
@@ -23,6 +22,7 @@ from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.network import CellTransformer
 from scgp.phenotypes.terms import Phenotypes
 from scgp.train import _set_means
+from scgp.training import loop
 
 N_GENES = 300
 TYPES = ("CL:0000084", "CL:0000236", "CL:0000576")

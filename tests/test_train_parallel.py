@@ -19,11 +19,11 @@ import pandas as pd
 import pytest
 import torch
 
-from scgp import loop, processes, together
 from scgp.errors import ArgumentError, DeviceError, ScgpError
 from scgp.model.checkpoint import Model
-from scgp.ranks import Ranks
-from scgp.together import Processes
+from scgp.training import loop, processes, together
+from scgp.training.ranks import Ranks
+from scgp.training.together import Processes
 
 sys.path.insert(0, str(Path(__file__).parent))
 from train_together import TOKENS, train

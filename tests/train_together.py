@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import scgp
-from scgp import callbacks, demo, loop
+from scgp import demo
 from scgp.model.config import ModelConfig, TrainConfig
+from scgp.training import callbacks, loop
 
 CONTEXT = {"n_tokens": 16, "width": 16, "context_layers": 1, "pool_width": 16, "embed_dim": 16}
 TOKENS = CONTEXT | {"context_layers": 0, "n_layers": 1, "token_slots": True}

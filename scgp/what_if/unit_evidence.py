@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from scgp.marker_table import PSEUDO, Evidence
 from scgp.progress import progress_bar
-from scgp.removals import Cells, Effects, estimated, exact
-from scgp.wilcoxon import rank_sums
+from scgp.what_if.marker_table import PSEUDO, Evidence
+from scgp.what_if.removals import Cells, Effects, estimated, exact
+from scgp.what_if.wilcoxon import rank_sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scgp.asked import Asked
-    from scgp.cohorts import Cohorts
     from scgp.reference.index import ReferenceIndex
+    from scgp.what_if.asked import Asked
+    from scgp.what_if.cohorts import Cohorts
 
 #: Rows that are read at once.
 BLOCK = 4096

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from scgp.reading import CellsToRead, always
+from scgp.in_context.reading import CellsToRead, always
 
 if TYPE_CHECKING:
     from scgp.model.network import CellTransformer

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from scgp.calibrate import independent_groups
 from scgp.cells.corpus import Corpus
 from scgp.errors import ArgumentError
 from scgp.model.config import TrainConfig
+from scgp.training.calibrate import independent_groups
 
 #: Batches of held-out cells whose mean loss is the check; the same ones each time.
 N_BATCHES = 4
@@ -23,8 +23,8 @@ N_BATCHES = 4
 def held_out(corpus: Corpus, class_N: np.ndarray, settings: TrainConfig) -> np.ndarray:
     """Return which cells are held out: those of some studies, or with one study of some donors.
 
-    Groups of studies that share donors (`scgp.calibrate.independent_groups`) are taken at random
-    until they hold ``validation_share`` of the labelled cells; one is always left to train on.
+    Groups of studies that share donors (`scgp.training.calibrate.independent_groups`) are taken at
+    random until they hold ``validation_share`` of the labelled cells; one is always left to train on.
     Unlabelled cells of the same studies or donors are held out too, drawn cells never.
 
     Raises

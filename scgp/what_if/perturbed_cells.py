@@ -16,8 +16,8 @@ import numpy as np
 
 from scgp.embed import CellVectors
 from scgp.explain import counted_labels, explained_labels
-from scgp.occlusion import embed_scored
-from scgp.reading import always, read_genes
+from scgp.explaining.occlusion import embed_scored
+from scgp.in_context.reading import always, read_genes
 from scgp.reference.answer import answer, streams_of
 from scgp.reference.decision import Decision
 from scgp.reference.evidence import fuse
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
     from scgp.reference.index import ReferenceIndex
-    from scgp.removals import Cells
+    from scgp.what_if.removals import Cells
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,8 +3,8 @@
 Owns no more than their names.
 """
 
-from scgp.panels_contexts import gene_contexts
-from scgp.panels_manifold import manifold
-from scgp.panels_polyfunction import polyfunctionality
+from scgp.pictures.panels_contexts import gene_contexts
+from scgp.pictures.panels_manifold import manifold
+from scgp.pictures.panels_polyfunction import polyfunctionality
 
 __all__ = ["gene_contexts", "manifold", "polyfunctionality"]

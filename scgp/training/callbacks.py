@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Callback
 
 from scgp.cells.sampling import Sampler
 from scgp.errors import CheckpointError
-from scgp.objective import Objective
-from scgp.stopping import N_BATCHES, Stopping
-from scgp.unfinished import State, restore_optimizer, write_unfinished
+from scgp.training.objective import Objective
+from scgp.training.stopping import N_BATCHES, Stopping
+from scgp.training.unfinished import State, restore_optimizer, write_unfinished
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scgp.perturbed_cells import Change
+    from scgp.what_if.perturbed_cells import Change
 
 #: Shifts of log CP10k nearer to zero are rounding: the network computes in float32.
 ROUNDING = 1e-5

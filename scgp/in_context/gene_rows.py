@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scgp.between import (
+from scgp.in_context.between import (
     Design,
     adjusted,
     between,
@@ -25,9 +25,9 @@ from scgp.between import (
     effects,
     permuted_between,
 )
-from scgp.panel import Panel, read_panel
-from scgp.reading import CellsToRead, Read, expressed_of
-from scgp.replication import adjusted as false_discovery
+from scgp.in_context.panel import Panel, read_panel
+from scgp.in_context.reading import CellsToRead, Read, expressed_of
+from scgp.what_if.replication import adjusted as false_discovery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 
 from scgp.errors import CountsError, GeneError, warn_user
-from scgp.matched_genes import Levels, expressing, matched
-from scgp.perturbation_tables import Drawn, cell_rows, expression_rows
-from scgp.perturbed_cells import change_of, mean_rates
+from scgp.what_if.matched_genes import Levels, expressing, matched
+from scgp.what_if.perturbation_tables import Drawn, cell_rows, expression_rows
+from scgp.what_if.perturbed_cells import change_of, mean_rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from scgp.cells.vocabulary import GeneVocabulary
     from scgp.reference.index import ReferenceIndex
-    from scgp.removals import Cells
+    from scgp.what_if.removals import Cells
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -22,8 +22,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from scgp.errors import ArgumentError, DeviceError, ScgpError
 from scgp.model.config import ModelConfig, TrainConfig
-from scgp.processes import STEP_TIMEOUT, check_can_start
-from scgp.ranks import Ranks
+from scgp.training.processes import STEP_TIMEOUT, check_can_start
+from scgp.training.ranks import Ranks
 
 #: What ``strategy`` may be.
 STRATEGIES = ("auto", "ddp", "ddp_spawn")

@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from scgp.legend import UNDECIDED, colour, medoid, pool, spread, wrap
+from scgp.pictures.legend import UNDECIDED, colour, medoid, pool, spread, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

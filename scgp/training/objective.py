@@ -20,7 +20,7 @@ from scgp.model.losses import cell_loss, masked_expression_loss, text_loss
 from scgp.model.network import CellInput, CellOutput, CellTransformer
 from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.terms import Phenotypes
-from scgp.ranks import Ranks
+from scgp.training.ranks import Ranks
 
 Draw = tuple[Sample | ContextSample, MaskedSample | None]
 

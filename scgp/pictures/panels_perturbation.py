@@ -13,13 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from scgp.errors import ArgumentError
-from scgp.legend import colour, wrap
+from scgp.pictures.legend import colour, wrap
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from scgp.perturbation import Perturbation
+    from scgp.what_if.perturbation import Perturbation
 
 _UP, _DOWN, _BAND = colour(0), colour(5), "#D5D5D5"
 

@@ -14,7 +14,7 @@ from scgp.cells.corpus import Corpus
 from scgp.errors import CheckpointError
 from scgp.model.checkpoint import Model, read_state, write_state
 from scgp.model.config import TrainConfig
-from scgp.objective import TermTable
+from scgp.training.objective import TermTable
 
 State = dict[str, torch.Tensor]
 

@@ -20,7 +20,7 @@ from scgp.cells.queries import values_of
 from scgp.device import lent
 from scgp.errors import CheckpointError
 from scgp.model.context import GeneQueries
-from scgp.objective import as_input
+from scgp.training.objective import as_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

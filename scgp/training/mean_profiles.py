@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scgp.alike import group_likeness
 from scgp.cells.corpus import Corpus
 from scgp.cells.draw import measured_genes
 from scgp.errors import ArgumentError, MissingColumnError
 from scgp.model.checkpoint import Model
-from scgp.objective import TermTable
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.groups import Groups
 from scgp.reference.profiles import Profiles, fit_profiles
+from scgp.training.objective import TermTable
+from scgp.what_if.alike import group_likeness
 
 #: A mean over fewer cells is no mean profile.
 FEWEST_CELLS = 10

@@ -16,9 +16,15 @@ import numpy as np
 from scgp.cells.named import named_genes
 from scgp.embed import embed_adata, resolve_model, warn_empty
 from scgp.errors import ArgumentError, GeneError, MissingColumnError
-from scgp.legend import as_labels
-from scgp.named_points import GREY, draw_groups, legend_beside, principal_plane, write_names
-from scgp.panels_contexts import column_of, name_components
+from scgp.pictures.legend import as_labels
+from scgp.pictures.named_points import (
+    GREY,
+    draw_groups,
+    legend_beside,
+    principal_plane,
+    write_names,
+)
+from scgp.pictures.panels_contexts import column_of, name_components
 from scgp.slots import check_adata
 from scgp.texts import listed, read_terms, text_vectors, warn_readings
 

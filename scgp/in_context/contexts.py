@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from scgp.context import READ_CELLS
-from scgp.gene_rows import COLUMNS, Cohort, measure, table_of
-from scgp.matched_genes import blocks_of
+from scgp.in_context.gene_rows import COLUMNS, Cohort, measure, table_of
+from scgp.in_context.panel import choose_panel
+from scgp.in_context.reading import CellsToRead
 from scgp.model.network import CellTransformer
-from scgp.panel import choose_panel
 from scgp.progress import progress_bar
-from scgp.reading import CellsToRead
+from scgp.what_if.matched_genes import blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
 
-    from scgp.matched_genes import Rows
     from scgp.model.checkpoint import Model
+    from scgp.what_if.matched_genes import Rows
 
 #: A gene needs two matched genes: each of them is held against the others, too.
 LEAST_GENES = 3

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.transforms import Bbox
 
 from scgp.errors import ArgumentError, MissingColumnError
-from scgp.legend import colour, wrap
+from scgp.pictures.legend import colour, wrap
 
 if TYPE_CHECKING:
     import pandas as pd

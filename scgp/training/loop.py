@@ -22,7 +22,6 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
-from scgp.callbacks import Check, KeepState, Start
 from scgp.cells.corpus import Corpus
 from scgp.cells.sampling import Sampler
 from scgp.cells.tokens import Tokenizer
@@ -30,12 +29,13 @@ from scgp.device import has_bf16
 from scgp.model.checkpoint import Model, round_weights
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.network import CellTransformer
-from scgp.objective import Objective, TermTable
-from scgp.processes import beside
-from scgp.ranks import Ranks
-from scgp.stopping import Stopping, held_out
-from scgp.together import Processes
-from scgp.unfinished import identity_of, read_unfinished, under
+from scgp.training.callbacks import Check, KeepState, Start
+from scgp.training.objective import Objective, TermTable
+from scgp.training.processes import beside
+from scgp.training.ranks import Ranks
+from scgp.training.stopping import Stopping, held_out
+from scgp.training.together import Processes
+from scgp.training.unfinished import identity_of, read_unfinished, under
 
 logger = logging.getLogger(__name__)
 

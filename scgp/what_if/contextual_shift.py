@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scgp.contexts import LEAST_GENES, Contexts
+from scgp.in_context.contexts import LEAST_GENES, Contexts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
     from scgp.cells.counts import CountMatrix
-    from scgp.cohorts import Cohorts
-    from scgp.removals import Cells
+    from scgp.what_if.cohorts import Cohorts
+    from scgp.what_if.removals import Cells
 
 #: The columns, and the column of `scgp.polyfunctionality` that each is.
 SHIFT = {

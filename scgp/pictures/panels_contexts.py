@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from scgp.errors import ArgumentError, GeneError, MissingColumnError
-from scgp.legend import as_labels
-from scgp.named_points import draw_groups, legend_beside, principal_plane
+from scgp.pictures.legend import as_labels
+from scgp.pictures.named_points import draw_groups, legend_beside, principal_plane
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

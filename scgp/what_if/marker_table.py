@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from scgp.errors import ArgumentError, MissingColumnError
-from scgp.replication import adjusted, combined_z, random_effects_p, ranks
+from scgp.what_if.replication import adjusted, combined_z, random_effects_p, ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

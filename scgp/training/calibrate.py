@@ -18,7 +18,6 @@ from scgp.describe import with_descriptions
 from scgp.embed import CellVectors, embed_rows
 from scgp.errors import warn_user
 from scgp.model.checkpoint import Model
-from scgp.objective import TermTable
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import streams_of
 from scgp.reference.evidence import Fusion, nearest_text
@@ -26,6 +25,7 @@ from scgp.reference.fitting import HeldOut, fit_answers
 from scgp.reference.gene_head import CELLS, DRAWN_CELLS, GeneHead, fit_gene_head
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.profiles import Profiles
+from scgp.training.objective import TermTable
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def reference_of(
     """Index the corpus: some cells of every class and study, and some drawn from every profile.
 
     Labels are described (`scgp.describe.with_descriptions`) unless `fusion` was fitted without.
-    `profiles` (`scgp.mean_profiles.profiles_of`) are kept with it.
+    `profiles` (`scgp.training.mean_profiles.profiles_of`) are kept with it.
     """
     rng = np.random.default_rng(seed)
     parts = []

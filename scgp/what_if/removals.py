@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from scgp.device import lent
 from scgp.embed import CHUNK
-from scgp.occlusion import embed_scored, without
+from scgp.explaining.occlusion import embed_scored, without
 from scgp.reference.answer import streams_of
 from scgp.reference.evidence import FLOOR, fuse
 from scgp.reference.screening import removal_effects
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     import torch
 
-    from scgp.asked import Asked
     from scgp.cells.counts import CountMatrix
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
+    from scgp.what_if.asked import Asked
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from scgp.errors import ArgumentError
-from scgp.legend import colour, wrap
+from scgp.pictures.legend import colour, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from scgp.explanation import Explanation
+    from scgp.explaining.explanation import Explanation
 
 #: Names of the streams under the dots, in the order of the columns.
 _STREAMS = {

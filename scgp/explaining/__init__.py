@@ -1,0 +1,1 @@
+"""What explain() and its kin ask of one cell."""

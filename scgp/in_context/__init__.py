@@ -1,0 +1,1 @@
+"""How genes are read in their contexts, and contexts compared."""

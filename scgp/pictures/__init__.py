@@ -1,0 +1,1 @@
+"""What pl draws of the verbs."""

@@ -1,0 +1,1 @@
+"""What train() needs: the loop, its losses and processes, and what is fitted on studies held out."""

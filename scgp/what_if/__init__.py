@@ -1,0 +1,1 @@
+"""What perturb(), biomarkers() and predict_expression() are made of."""
