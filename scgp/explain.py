@@ -79,7 +79,8 @@ def explain(
     Returns
     -------
     A :class:`scgp.explaining.explanation.Explanation`: the tables ``answer``, ``neighbours``,
-    ``texts``, ``streams`` and ``genes``, in the order of `cells`. An empty cell is in ``answer`` alone.
+    ``texts``, ``streams`` and ``genes``, in the order of `cells`. An empty cell is in ``answer``
+    alone.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 
 from scgp.context import READ_CELLS
@@ -26,7 +27,6 @@ from scgp.what_if.matched_genes import blocks_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pandas as pd
     import scipy.sparse as sp
 
     from scgp.model.checkpoint import Model
@@ -131,7 +131,7 @@ class Contexts:
             ]
         lost = [g for g in tested.tolist() if not parts[0].get(g)]
         if len(lost) == len(tested):
-            return table_of([{}], self.model.genes), lost
+            return pd.DataFrame(columns=COLUMNS), lost
         return table_of(parts, self.model.genes)[COLUMNS], lost
 
     def _blocks(self) -> Iterator[sp.csr_matrix]:

@@ -1,1 +1,1 @@
-"""What train() needs: the loop, its losses and processes, and what is fitted on studies held out."""
+"""What train() needs: the loop, its losses and processes, and what is fitted on held-out data."""

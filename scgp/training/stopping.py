@@ -24,8 +24,8 @@ def held_out(corpus: Corpus, class_N: np.ndarray, settings: TrainConfig) -> np.n
     """Return which cells are held out: those of some studies, or with one study of some donors.
 
     Groups of studies that share donors (`scgp.training.calibrate.independent_groups`) are taken at
-    random until they hold ``validation_share`` of the labelled cells; one is always left to train on.
-    Unlabelled cells of the same studies or donors are held out too, drawn cells never.
+    random until they hold ``validation_share`` of the labelled cells; one is always left to train
+    on. Unlabelled cells of the same studies or donors are held out too, drawn cells never.
 
     Raises
     ------
