@@ -119,6 +119,12 @@ def test_both_phases_stop_early_on_held_out_donors_of_real_cells(whole):
     assert fifth > fourth
 
 
+def test_the_phase_after_one_that_stopped_early_has_its_own_steps_and_no_more(tmp_path):
+    train(tmp_path / "model", settings=SETTINGS | {"steps": 2})  # too few for a check
+    found = history(tmp_path / "model")
+    assert found.loc[found["context"].notna(), "step"].tolist() == [16, 17]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_interrupted_at_a_check_and_resumed_is_as_if_uninterrupted(
     whole, tmp_path, monkeypatch, count

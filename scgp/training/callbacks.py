@@ -73,6 +73,8 @@ class Check(Callback):
                 module.go_to(following)
         if module.taken == pool_steps:
             self.stopping.enter_phase()
+        if module.taken >= pool_steps + module.settings.steps:
+            trainer.should_stop = True  # numbers of steps are left where a phase ended early
 
     @torch.no_grad()
     def _loss(self, *, use_tokens: bool) -> float:

@@ -8,12 +8,14 @@ import contextlib
 import multiprocessing
 import multiprocessing.spawn
 import signal
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,15 +59,16 @@ def beside(n_more: int, work: Work, content: Any, *, backend: str) -> Iterator[N
     ScgpError
         A process ended or failed before the work was done: which, and what it said.
     """
-    store = torch.distributed.TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=STEP_TIMEOUT
-    )
+    # a file, since a TCPStore listens on all interfaces of the machine, to whoever asks
+    folder = tempfile.TemporaryDirectory(prefix="scgp-")
+    path = str(Path(folder.name) / "store")
+    store = _store(path, n_more + 1)
     context = multiprocessing.get_context("spawn")
     started: list[tuple[BaseProcess, Connection]] = []
     try:
         for rank in range(1, n_more + 1):
             ours, theirs = context.Pipe()
-            address = (rank, n_more + 1, store.port, backend)
+            address = (rank, n_more + 1, path, backend)
             process: BaseProcess = context.Process(
                 target=_follow, args=(work, theirs, address), daemon=True
             )
@@ -89,6 +92,13 @@ def beside(n_more: int, work: Work, content: Any, *, backend: str) -> Iterator[N
             pipe.close()
             process.terminate()
             process.join(_ENDING)
+        folder.cleanup()
+
+
+def _store(path: str, size: int) -> torch.distributed.Store:
+    store = torch.distributed.FileStore(path, size)
+    store.set_timeout(STEP_TIMEOUT)
+    return store
 
 
 @contextlib.contextmanager
@@ -102,15 +112,14 @@ def _group(store: torch.distributed.Store, rank: int, size: int, backend: str) -
         torch.distributed.destroy_process_group()
 
 
-def _follow(work: Work, pipe: Connection, address: tuple[int, int, int, str]) -> None:
+def _follow(work: Work, pipe: Connection, address: tuple[int, int, str, str]) -> None:
     """Work as a further process; end when the first one is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first, which ends the others
-    rank, size, port, backend = address
+    rank, size, path, backend = address
     try:
         pipe.send(None)
         content = pipe.recv()
-        store = torch.distributed.TCPStore("127.0.0.1", port, is_master=False, timeout=STEP_TIMEOUT)
-        with _group(store, rank, size, backend):
+        with _group(_store(path, size), rank, size, backend):
             work(rank, content)
             pipe.send(None)
             with contextlib.suppress(EOFError):
