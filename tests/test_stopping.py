@@ -68,6 +68,15 @@ def test_one_donor_cannot_be_held_out(tmp_path):
         held_out(*make_corpus([0, 0], [0, 0]), TrainConfig())
 
 
+def test_a_run_that_is_refused_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        loop, "held_out", lambda *_: held_out(*make_corpus([0, 0], [0, 0])[:2], TrainConfig())
+    )
+    with pytest.raises(ArgumentError, match="of one donor"):
+        train(tmp_path / "model", settings=SETTINGS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_checks_are_counted_from_the_start_of_a_phase_and_none_is_made_at_its_ends():
     stopping = Stopping(TrainConfig(pool_steps=10, steps=8, patience=1, validate_every=4))
     assert [step for step in range(19) if stopping.is_due(step)] == [4, 8, 14]

@@ -259,7 +259,7 @@ def _read(
         queries = GeneQueries(torch.from_numpy(gene_BQ), torch.from_numpy(own_BQ)).to(device)
         context_BQD = network.in_context(as_input(tokens).to(device), queries, rows)
         log_rate_BQ = context.log_rate(context_BQD, queries.gene_BQ).cpu().numpy()
-        context_MD = context_BQD.cpu().numpy()[real_BQ]
+        context_MD = context_BQD.float().cpu().numpy()[real_BQ]
     return Read(
         np.nonzero(real_BQ)[0], gene_BQ[real_BQ], own_BQ[real_BQ], context_MD, log_rate_BQ[real_BQ]
     )

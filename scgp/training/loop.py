@@ -192,6 +192,8 @@ def fit_network(
     if state:
         model.network.load_state_dict(under(state, "network/"))
         logger.info("going on at step %d of %s", int(state["step"]), work)
+    if settings.patience:  # before anything is written: it may refuse
+        held_out(corpus, tables["type"].cell_N, settings)
     if work is not None and processes.rank == 0:
         work.mkdir(parents=True, exist_ok=True)
         if not state and (work / "history").is_dir():  # of a run that is not gone on with
