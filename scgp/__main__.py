@@ -283,6 +283,8 @@ def _check_target(path: Path, *, source: Path) -> None:
         raise ArgumentError(message)
     if path.is_dir():
         message = f"{path} is a folder; name a file in it"
+        if path.suffix == ".zarr":
+            message = f"{path} exists; name a store that does not, or remove it first"
         raise ArgumentError(message)
     if path.resolve() == source.resolve():
         message = f"{path} is the input too; name another file, the input is never changed"

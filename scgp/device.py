@@ -101,7 +101,8 @@ class Portions:
                         "else runs on it, or pass device=None for the CPU"
                     )
                     raise DeviceError(msg) from error
-                torch.cuda.empty_cache()
+            else:
+                yield found
+                start = part.stop
                 continue
-            yield found
-            start = part.stop
+            torch.cuda.empty_cache()  # here, where no traceback holds the tensors any more

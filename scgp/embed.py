@@ -5,6 +5,7 @@ Shape suffixes: B cells, L gene tokens, E width of the joint space, N expressed 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import anndata as ad
@@ -202,8 +203,8 @@ def facts_of(model: Model, counts: CountMatrix, match: GeneMatch) -> dict[str, o
 
 def rows_at_once(batch_size: int, whole: int) -> int:
     """Return the batch size, brought up to whole blocks."""
-    if batch_size < 1:
-        msg = f"batch_size is {batch_size}; expected at least 1"
+    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
+        msg = f"batch_size is {batch_size!r}; expected a whole number of at least 1"
         raise ArgumentError(msg)
     return -(-batch_size // whole) * whole
 

@@ -31,8 +31,13 @@ def check_target(adata: ad.AnnData, *, key_added: str, copy: bool) -> None:
     if adata.isbacked and adata.is_view:
         msg = "a view of a backed AnnData cannot be written to; call .to_memory() on it first"
         raise ArgumentError(msg)
-    if key_added == "" or "/" in key_added:
-        msg = f"key_added is {key_added!r}; expected a name without '/'"
+    check_key(key_added)
+
+
+def check_key(key_added: str) -> None:
+    """Refuse a prefix that no file can hold."""
+    if key_added in {"", ".", ".."} or "/" in key_added:
+        msg = f"key_added is {key_added!r}; expected a name without '/', and not '.' or '..'"
         raise ArgumentError(msg)
 
 

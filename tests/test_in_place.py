@@ -349,6 +349,9 @@ def test_an_old_layout_and_what_is_no_file_are_refused(tmp_path):
     (tmp_path / "junk.h5ad").write_bytes(b"no HDF5")
     with pytest.raises(FileError, match=r"cannot be read as an \.h5ad file"):
         scgp.annotate_file(tmp_path / "junk.h5ad")
+    for key in (".", ".."):
+        with pytest.raises(ArgumentError, match="key_added is"):
+            scgp.annotate_file(path, key_added=key)
     with pytest.raises(ArgumentError, match="key_added is 'a/b'"):
         scgp.annotate_file(path, key_added="a/b")
 
@@ -483,3 +486,21 @@ def test_the_command_line_writes_in_place_and_copies_stores(file_of, capsys, exp
     np.testing.assert_array_equal(read(out).obsm["X_scgp"], read(path).obsm["X_scgp"])
     names = sorted(p.name for p in store.parent.iterdir())
     assert names == ["cells.h5ad", "cells.zarr", "out.zarr"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_cells_under_the_name_of_a_slot_are_not_overwritten(cells, tmp_path, kind):
+    few = cells[:20].copy()
+    few.obs.index.name = "scgp_novelty"
+    path = tmp_path / f"few.{kind.rstrip('23')}"
+    if kind == "h5ad":
+        few.write_h5ad(path)
+    else:
+        with ad.settings.override(zarr_write_format=int(kind[-1])), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # version 2 is on its way out
+            few.write_zarr(path)
+    with pytest.raises(ArgumentError, match=r"names of the cells .* under 'scgp_novelty'"):
+        scgp.annotate_file(path, progress=False)
+    read = ad.read_h5ad(path) if kind == "h5ad" else ad.read_zarr(path)
+    assert read.obs_names.tolist() == few.obs_names.tolist()
+    assert not (tmp_path / f"{path.name}.scgp").exists()

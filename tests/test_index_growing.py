@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import scgp
-from scgp.errors import ArgumentError, FingerprintError
+from scgp.errors import ArgumentError, CheckpointError, FingerprintError
 from scgp.reference import store
 from scgp.reference.answer import answer, streams_of
 from scgp.reference.decision import Decision
@@ -229,6 +229,35 @@ def test_rows_that_cannot_be_removed(make, removed, message):
 def test_nothing_removed_is_the_same(make, queries):
     index = make(ALL[:300])
     same(index.remove([]), index, queries)
+
+
+def test_what_changes_nothing_returns_the_same_index(model):
+    index = model_index(model)  # of which head and calibration cannot be made again
+    assert index.remove([]) is index
+    assert index.remove(np.zeros(index.n_cells, bool)) is index
+    assert ReferenceIndex.merge([index]) is index
+
+
+def test_a_mapped_index_does_not_take_another_ones_lists(make, tmp_path, queries):
+    order = np.random.default_rng(1).permutation(800)
+    make(slice(800), search="lists").save(tmp_path / "a")
+    mapped = ReferenceIndex.load(tmp_path / "a", memory_map=True)
+    mapped.save(tmp_path / "copy")
+    same(ReferenceIndex.load(tmp_path / "copy"), mapped, queries)
+    make(order, search="lists").save(tmp_path / "a", overwrite=True)
+    with pytest.raises(CheckpointError, match="load the index again"):
+        mapped.save(tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_index_made_of_a_mapped_one_is_checked_for_itself(make, tmp_path):
+    make(slice(800), search="lists").save(tmp_path / "a")
+    fewer = ReferenceIndex.load(tmp_path / "a", memory_map=True).remove([0])
+    more = ReferenceIndex.merge([fewer, make(slice(800, 900))])
+    whole = fewer.compact()
+    make(slice(100)).save(tmp_path / "a", overwrite=True)
+    for index in (fewer, more, whole):
+        index.check()
 
 
 def test_names_and_terms_may_be_missing(make, terms, cells):

@@ -124,7 +124,8 @@ def test_killed_under_torchrun_and_gone_on_with(alone, pair, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     run = {str(out): {"settings": SETTINGS, "devices": 2, "stop_at": [26, str(sign)]}}
     script = start(torchrun, run)
-    while not sign.exists() and script.poll() is None:
+    until = time.monotonic() + 240
+    while not sign.exists() and script.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     workers = Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text().split()
     for pid in [script.pid, *map(int, workers)]:

@@ -351,11 +351,14 @@ def in_the_middle(folder, act):
 
     def watch():
         probed = 3  # chunks are read when the matrix is chosen
+        until = time.monotonic() + 120
         while len(reads := [*folder.iterdir()]) < probed + 2:
+            if time.monotonic() > until:
+                return
             time.sleep(0.02)
         act(int(max(reads, key=lambda path: path.name[-19:]).name.split("-")[0]))
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     return thread
 
@@ -373,6 +376,25 @@ def test_a_job_that_no_worker_holds_any_more_is_sent_again(
     thread.join()
     same(lazy, expected)
     assert len(sent) == 2
+
+
+def test_a_mapped_index_is_mapped_by_the_workers(
+    client, lazy, all_blood, blood_index, annotate, tmp_path
+):
+    listed = blood_index.compact(search="lists")
+    listed.save(tmp_path / "lists")
+    mapped = scgp.ReferenceIndex.load(tmp_path / "lists", memory_map=True)
+    place = workers._index_place(mapped, None)
+    assert (place.path, place.memory_map) == (str(tmp_path / "lists"), True)
+    assert workers._index_place(listed, None) is None
+    here = scgp.annotate(all_blood, index=mapped, progress=False, copy=True)
+    annotate(lazy, index=mapped)
+    assert lazy.obs["scgp_confidence"].tolist() == here.obs["scgp_confidence"].tolist()
+    with pytest.raises(ArgumentError, match="save it where they all see it"):
+        workers._index_place(mapped.remove([0]), None)
+    listed.remove([1]).save(tmp_path / "lists", overwrite=True)
+    with pytest.raises(ArgumentError, match="its directory was"):
+        workers._index_place(mapped, None)
 
 
 def test_a_killed_worker_loses_nothing(client, lazy, expected, annotate, tmp_path):

@@ -42,6 +42,8 @@ def merged(
         raise ArgumentError(message)
     _check_alike(indexes)
     first = indexes[0]
+    if len(indexes) == 1 and likeness_TT is None:
+        return first
     labels = sorted({label for index in indexes for label in index.labels})
     studies = sorted({study for index in indexes for study in index.studies})
     code_N = _recoded([(i.code_N, i.labels) for i in indexes], labels)
@@ -64,6 +66,7 @@ def merged(
         names_N=_names(indexes),
         gene_head=_for_labels(with_head.gene_head, with_head.labels, labels),
         profiles=next((i.profiles for i in indexes if i.profiles is not None), None),
+        opened=None,
     )
     return _checked(index)
 
@@ -80,6 +83,8 @@ def thinned(
     if not kept_N.any():
         message = f"all {index.n_cells} cells would be removed; an index needs one"
         raise ArgumentError(message)
+    if kept_N.all() and likeness_TT is None:
+        return index
     label_T = np.unique(index.code_N[kept_N])
     study_S = np.unique(index.study_N[kept_N])
     labels = [index.labels[t] for t in label_T]
@@ -101,6 +106,7 @@ def thinned(
         calibration=without_promises(index.calibration),
         names_N=None if index.names_N is None else index.names_N[kept_N],
         gene_head=_for_labels(index.gene_head, index.labels, labels),
+        opened=None,
     )
     return _checked(thinner)
 

@@ -221,6 +221,10 @@ class ReferenceIndex(IndexParts):
         What becomes of each part is as in `merge`. The vectors are those of the model that made
         the index; of a representation, those less `centre_D`, scaled to unit length.
 
+        What is not kept with an index cannot be made again: a linear head that like labels shared
+        is fitted unshared unless `likeness_TT` is passed, and the bound of text novelty and label
+        sets go, as they were measured on the cells of before. So answers can change.
+
         Parameters
         ----------
         vectors_ND, labels, studies, drawn, names
@@ -257,6 +261,10 @@ class ReferenceIndex(IndexParts):
         passed over, and stay on disk and in memory until `compact`. What becomes of the other parts
         is as in `merge`.
 
+        What is not kept with an index cannot be made again: a linear head that like labels shared
+        is fitted unshared unless `likeness_TT` is passed, and the bound of text novelty and label
+        sets go, as they were measured on the cells of before. So answers can change.
+
         Parameters
         ----------
         removed
@@ -289,6 +297,10 @@ class ReferenceIndex(IndexParts):
         answered by the other streams. The calibration is that of the first index, without label
         sets and without a bound for texts, which were measured on its own cells.
 
+        What is not kept with an index cannot be made again: a linear head that like labels shared
+        is fitted unshared unless `likeness_TT` is passed, and the bound of text novelty and label
+        sets go, as they were measured on the cells of before. So answers can change.
+
         Parameters
         ----------
         indexes
@@ -315,7 +327,7 @@ class ReferenceIndex(IndexParts):
         Needs memory for a copy of all vectors. Lists are made anew, as in `build`.
         """
         store = VectorStore.build(self.store.vectors_ND, search=search, seed=seed)
-        return dataclasses.replace(self, store=store)
+        return dataclasses.replace(self, store=store, opened=None)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the index directory, all of it or nothing.
@@ -344,7 +356,8 @@ class ReferenceIndex(IndexParts):
             Leave vectors and lists on disk, and read what a search needs. The manifest, the sizes
             of all files and all labels are checked as ever; the checksums of vectors and lists, the
             length of the vectors and the rows in the lists are not: `check` does that. The
-            directory must stay where it is; replacing it as a whole, as `save` does, is no harm.
+            directory must stay where it is. Replaced as a whole, as `save` does, it can still be
+            searched, but not be saved elsewhere.
 
         Raises
         ------

@@ -84,14 +84,16 @@ class Lists:
     recall
         What was found so of the nearest 15, by `store.choose_probes`: of cells of the index, and
         of the same moved towards others.
-    path
-        The file that the lists are mapped from, or None: they are in memory.
+    path, inode
+        The file that the lists are mapped from, and its device and number; or None: they are in
+        memory.
     """
 
     inverted: Any
     probes: int = 1
     recall: tuple[float, float] = (0.0, 0.0)
     path: Path | None = None
+    inode: tuple[int, int] | None = None
 
     @property
     def n_lists(self) -> int:
@@ -247,10 +249,22 @@ def write_lists(path: Path, lists: Lists) -> None:
     import faiss
 
     if lists.path is not None:
+        if not lists.path.is_file() or inode_of(lists.path) != lists.inode:
+            message = (
+                f"{lists.path} was replaced or removed since these lists were mapped from it; load "
+                "the index again"
+            )
+            raise CheckpointError(message)
         shutil.copyfile(lists.path, path)
     else:
         faiss.write_index(lists.inverted, str(path))
     _check_size(path, lists.inverted.ntotal * (lists.inverted.d + 8))
+
+
+def inode_of(path: Path) -> tuple[int, int]:
+    """Return what tells a file from another that takes its name."""
+    found = path.stat()
+    return (found.st_dev, found.st_ino)
 
 
 def _check_size(path: Path, expected: int) -> None:
@@ -320,7 +334,9 @@ def read_lists(path: Path, n_vectors: int, width: int, *, memory_map: bool) -> L
     if fault := _lists_fault(inverted, memory_map=memory_map):
         message = f"{path} {fault}; save the index anew"
         raise CheckpointError(message)
-    return Lists(_prepared(inverted), path=path if memory_map else None)
+    if not memory_map:
+        return Lists(_prepared(inverted))
+    return Lists(_prepared(inverted), path=path, inode=inode_of(path))
 
 
 def _lists_fault(inverted: Any, *, memory_map: bool) -> str:

@@ -8,6 +8,7 @@ cells, or whose gene head does not know all labels, in format 2, which earlier v
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -247,6 +248,18 @@ def check_opened(index: ReferenceIndex) -> None:
     if fault := index.store.fault():
         message = f"{where} cannot be used: {fault}; save the index anew"
         raise CheckpointError(message)
+
+
+def is_as_opened(index: ReferenceIndex) -> bool:
+    """Whether the directory that an index was opened from is still the one it was."""
+    if index.opened is None:
+        return False
+    path, checksum = index.opened
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("checksum") == checksum
 
 
 def _gene_head(arrays: dict[str, NDArray[Any]]) -> GeneHead | None:

@@ -20,7 +20,7 @@ from scgp.cells.counts import CountMatrix
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
 from scgp.embed import facts_of
-from scgp.errors import ArgumentError, warn_user
+from scgp.errors import warn_user
 from scgp.labelling import Labeller, label_blocks
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.text import TextEncoder
@@ -29,11 +29,16 @@ from scgp.reference.decision import STATUSES, Decision
 from scgp.reference.index import ReferenceIndex
 from scgp.scale import h5ad, redo, zarr_store
 from scgp.scale.parts import WorkFolder
-from scgp.scale.stored import check_source, is_store, opened_cells
+from scgp.scale.stored import check_names, check_source, is_store, opened_cells
 from scgp.scale.written import Slots, columns_of
+from scgp.slots import check_key
 
 __all__ = ["annotate_file"]
 
+#: Columns that may be written, less their prefix.
+_COLUMNS = (
+    "cell_type", "cell_type_ontology_term_id", "confidence", "status", "novelty", "set", "set_size",
+)  # fmt: skip
 _PROBED = 64  # rows, at the two ends and in the middle, that tell one matrix from another
 
 
@@ -119,11 +124,10 @@ def annotate_file(
     """
     path = Path(path).expanduser().resolve()
     check_source(path)
-    if key_added == "" or "/" in key_added:
-        msg = f"key_added is {key_added!r}; expected a name without '/'"
-        raise ArgumentError(msg)
+    check_key(key_added)
     target: Any = zarr_store if is_store(path) else h5ad
     target.check_target(path)
+    check_names(path, [f"{key_added}_{name}" for name in _COLUMNS])
     with WorkFolder(path) as work:
         finished = (zarr_store if is_store(path) else redo).recover(path, work.folder)
         if use_rep is not None:
@@ -263,8 +267,8 @@ def _digest_of(names: Iterable[object]) -> str:
 def fingerprint(value: object) -> str:
     """Return a digest of a dataclass: of its numbers, texts and arrays, and of those in these.
 
-    Of anything else, such as a FAISS index, it has only the type. (The vectors of an index leave
-    their trace in the head that was fitted on them.)
+    Of anything else, such as lists of FAISS, it has only the type. Of an index that was opened from
+    a directory it takes the checksum of that instead of the vectors, which may be mapped.
     """
     found = hashlib.sha256()
     _add(found, value)
@@ -272,7 +276,10 @@ def fingerprint(value: object) -> str:
 
 
 def _add(found: Any, value: object) -> None:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, ReferenceIndex) and value.opened is not None:
+        found.update(value.opened[1].encode())
+        _add(found, value.calibration)  # as it was asked for
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             found.update(field.name.encode() + b"=")
             _add(found, getattr(value, field.name))

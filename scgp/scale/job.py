@@ -47,10 +47,13 @@ class Place:
         Its directory; None: that of the worker's own installation.
     digest
         sha256 of its manifest, which has the sha256 of every other file.
+    memory_map
+        Leave the vectors of an index on the disk.
     """
 
     path: str | None
     digest: str
+    memory_map: bool = False
 
     @classmethod
     def of(cls, path: str | Path, manifest: str, *, own: bool = False) -> "Place":
@@ -220,7 +223,10 @@ def _made(job: Job) -> Labeller | Model:
         return model
     index = _opened(
         job.index, "index", DEFAULT_DIRECTORY / INDEX, INDEX_MANIFEST,
-        lambda path, digest: _load_index(path, digest, model.fingerprint),
+        lambda path, digest: _load_index(
+            path, digest, model.fingerprint,
+            memory_map=isinstance(job.index, Place) and job.index.memory_map,
+        ),
     )  # fmt: skip
     if job.calibration is not None:
         index = replace(index, calibration=job.calibration)
@@ -259,12 +265,14 @@ def _load_model(path: Path, _digest: str) -> Model:
 
 
 @functools.lru_cache(maxsize=2)
-def _load_index(path: Path, _digest: str, fingerprint: str) -> ReferenceIndex:
+def _load_index(
+    path: Path, _digest: str, fingerprint: str, *, memory_map: bool = False
+) -> ReferenceIndex:
     if path == DEFAULT_DIRECTORY / INDEX and Model.default().fingerprint == fingerprint:
         own = own_index(Model.default())
         if own is not None:
             return own
-    return ReferenceIndex.load(path, model_fingerprint=fingerprint)
+    return ReferenceIndex.load(path, model_fingerprint=fingerprint, memory_map=memory_map)
 
 
 def _digest(path: Path) -> str:

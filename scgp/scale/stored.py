@@ -6,7 +6,7 @@ Owns which parts of a file are read, and when. Knows nothing of labels, and writ
 memory. Here only names of cells, and names and table of genes, are; X, layers and raw stay on disk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,27 @@ def check_layout(root: Any, path: Path) -> None:
             "it anew with write_h5ad or write_zarr, and annotate what that wrote"
         )
         raise FileError(msg)
+
+
+def check_names(path: Path, columns: Sequence[str]) -> None:
+    """Refuse columns of the name that the names of the cells have: they would be overwritten.
+
+    Raises
+    ------
+    ArgumentError
+        One has it.
+    FileError
+        As `check_layout`.
+    """
+    with opened_group(path) as root:
+        check_layout(root, path)
+        own = str(root["obs"].attrs["_index"])
+    if own in columns:
+        msg = (
+            f"the names of the cells of {path} stand under {own!r}, which would be overwritten; "
+            "pass another key_added, or rename adata.obs.index"
+        )
+        raise ArgumentError(msg)
 
 
 def _names(obs: Any) -> pd.Index:
