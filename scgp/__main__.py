@@ -139,7 +139,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _annotate(args: argparse.Namespace) -> None:
     import scgp
-    from scgp.scale.stored import is_store
+    from scgp.annotate import column_names
+    from scgp.scale.stored import check_index, is_store
 
     if (args.reference is None) != (args.label_key is None):
         message = "--reference and --label-key go together: give both or neither"
@@ -182,6 +183,7 @@ def _annotate(args: argparse.Namespace) -> None:
         _tell(annotate_copy(args.input, args.output, options), args.output)
         return
     adata = _read(args.input)
+    check_index(adata.obs.index.name, column_names(args.key_added), args.input)
     if args.plot is not None and "X_umap" not in adata.obsm and adata.n_obs < _FEWEST_FOR_UMAP:
         message = (
             f"--plot needs obsm['X_umap'] or at least {_FEWEST_FOR_UMAP} cells to make one, "
@@ -278,16 +280,19 @@ def _check_source(path: Path) -> None:
 
 
 def _check_target(path: Path, *, source: Path) -> None:
+    from scgp.scale.stored import is_store
+
     if not path.parent.is_dir():
         message = f"{path}: the folder {path.parent} does not exist; make it first"
         raise ArgumentError(message)
-    if path.is_dir():
-        message = f"{path} is a folder; name a file in it"
-        if path.suffix == ".zarr":
-            message = f"{path} exists; name a store that does not, or remove it first"
-        raise ArgumentError(message)
     if path.resolve() == source.resolve():
         message = f"{path} is the input too; name another file, the input is never changed"
+        raise ArgumentError(message)
+    if is_store(path) or (path.suffix == ".zarr" and path.exists()):
+        message = f"{path} exists, and no store is replaced; name another, or remove it first"
+        raise ArgumentError(message)
+    if path.is_dir():
+        message = f"{path} is a folder; name a file in it"
         raise ArgumentError(message)
 
 

@@ -39,6 +39,7 @@ from scgp.which import model_index, opened, represented_index, resolve_index
 __all__ = [
     "annotate",
     "asked_labeller",
+    "column_names",
     "label_cells",
     "label_columns",
     "model_index",
@@ -396,6 +397,11 @@ def _slots(
     """Name everything that is written."""
     columns = label_columns(decision, key_added)
     return {"obs": columns, "obsm": {f"X_{key_added}": vectors.cell_BE}, "uns": {key_added: facts}}
+
+
+def column_names(key_added: str) -> tuple[str, ...]:
+    """Return the names of all columns of ``obs`` that may be written."""
+    return tuple(label_columns(Decision.join([], sets=True), key_added))
 
 
 def label_columns(decision: Decision, key_added: str) -> dict[str, object]:

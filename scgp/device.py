@@ -105,4 +105,5 @@ class Portions:
                 yield found
                 start = part.stop
                 continue
-            torch.cuda.empty_cache()  # here, where no traceback holds the tensors any more
+            # here, not above: there the error's traceback still holds what was computed
+            torch.cuda.empty_cache()

@@ -203,10 +203,11 @@ def facts_of(model: Model, counts: CountMatrix, match: GeneMatch) -> dict[str, o
 
 def rows_at_once(batch_size: int, whole: int) -> int:
     """Return the batch size, brought up to whole blocks."""
-    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
+    whole_number = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+    if not whole_number or batch_size < 1:
         msg = f"batch_size is {batch_size!r}; expected a whole number of at least 1"
         raise ArgumentError(msg)
-    return -(-batch_size // whole) * whole
+    return -(-int(batch_size) // whole) * whole
 
 
 def embed_rows(

@@ -163,7 +163,7 @@ def label_blocks(
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         labeller = replace(labeller, index=labeller.index.on(device))
-    size = rows_at_once(max(batch_size, GPU_CHUNK if on_gpu else batch_size), BLOCK)
+    size = max(rows_at_once(batch_size, BLOCK), rows_at_once(GPU_CHUNK, BLOCK) if on_gpu else 0)
     waiting: deque[tuple[int, Future[Read]]] = deque()
     starts = iter(range(first, n_cells, size))
 

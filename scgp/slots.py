@@ -35,9 +35,9 @@ def check_target(adata: ad.AnnData, *, key_added: str, copy: bool) -> None:
 
 
 def check_key(key_added: str) -> None:
-    """Refuse a prefix that no file can hold."""
+    """Refuse names that no file can hold, or that stand for another place in it."""
     if key_added in {"", ".", ".."} or "/" in key_added:
-        msg = f"key_added is {key_added!r}; expected a name without '/', and not '.' or '..'"
+        msg = f"key_added is {key_added!r}; expected a name without '/', other than '.' and '..'"
         raise ArgumentError(msg)
 
 

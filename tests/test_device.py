@@ -1,5 +1,7 @@
 """Devices: memory that is out halves what is computed at once; the search as torch does it."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,23 @@ def test_rows_are_halved_until_they_fit_and_stay_so():
     asked.clear()
     assert len(list(portions.run(too_many(17, asked), 25))) == 3
     assert asked == [10, 10, 5]
+
+
+def test_what_was_computed_is_free_before_memory_is_given_back(monkeypatch):
+    """The error's traceback holds the tensors; while it does, their memory cannot go back."""
+    tensors, held = [], []
+
+    def compute(part):
+        tensor = torch.ones(part.stop - part.start)
+        tensors.append(weakref.ref(tensor))
+        if len(tensor) > 4:
+            message = "synthetic"
+            raise torch.OutOfMemoryError(message)
+        return len(tensor)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: held.append(tensors[-1]() is not None))
+    assert list(Portions(8, least=1).run(compute, 8)) == [4, 4]
+    assert held == [False]
 
 
 def test_too_little_memory_for_the_least_is_told():

@@ -1,5 +1,6 @@
 """annotate_file(): the slots of annotate() in a file, continued, refused, and never half there."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -20,6 +21,7 @@ import scgp
 from scgp.__main__ import main
 from scgp.errors import ArgumentError, CountsError, FileError, ScgpWarning
 from scgp.labelling import Labeller
+from scgp.scale import in_place
 from scgp.scale.parts import WorkFolder
 
 KINDS = ["h5ad", "zarr2", "zarr3"]
@@ -349,11 +351,42 @@ def test_an_old_layout_and_what_is_no_file_are_refused(tmp_path):
     (tmp_path / "junk.h5ad").write_bytes(b"no HDF5")
     with pytest.raises(FileError, match=r"cannot be read as an \.h5ad file"):
         scgp.annotate_file(tmp_path / "junk.h5ad")
-    for key in (".", ".."):
-        with pytest.raises(ArgumentError, match="key_added is"):
-            scgp.annotate_file(path, key_added=key)
-    with pytest.raises(ArgumentError, match="key_added is 'a/b'"):
-        scgp.annotate_file(path, key_added="a/b")
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr3"])
+@pytest.mark.parametrize("key", ["a/b", "", ".", ".."])
+def test_names_that_no_slot_can_have_are_refused(file_of, monkeypatch, kind, key):
+    monkeypatch.setattr(WorkFolder, "__enter__", None)  # any work would fail
+    path = file_of(kind)
+    before = content(path)
+    with pytest.raises(ArgumentError, match=f"key_added is {key!r}; expected a name without '/'"):
+        scgp.annotate_file(path, key_added=key)
+    assert content(path) == before
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr3"])
+def test_names_of_cells_are_no_slot(all_blood, blood_index, tmp_path, monkeypatch, capsys, kind):
+    """A file holds them among the columns; one named like a slot would be written over."""
+    cells, path = all_blood.copy(), tmp_path / f"cells.{kind[:4]}"
+    cells.obsm["X_pca"] = np.ones((700, 2))
+    monkeypatch.setattr(Labeller, "read", None)  # any work would fail
+    for name in (*SLOTS, "scgp_set", "scgp_set_size"):
+        cells.obs.index.name = name
+        if kind == "h5ad":
+            cells.write_h5ad(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of anndata's coming defaults
+                cells.write_zarr(path)
+        before = content(path)
+        told = f"is called '{name}', which is the name of a slot; rename it .* another key_added"
+        for options in ({}, {"use_rep": "X_pca"}):
+            with pytest.raises(ArgumentError, match=told):
+                scgp.annotate_file(path, index=blood_index, progress=False, **options)
+        assert main(["annotate", str(path), str(tmp_path / f"out.{kind[:4]}")]) == 2
+        assert f"is called {name!r}" in capsys.readouterr().err
+        assert content(path) == before
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("nth", [1, 8, 12])
@@ -488,19 +521,23 @@ def test_the_command_line_writes_in_place_and_copies_stores(file_of, capsys, exp
     assert names == ["cells.h5ad", "cells.zarr", "out.zarr"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_names_of_cells_under_the_name_of_a_slot_are_not_overwritten(cells, tmp_path, kind):
-    few = cells[:20].copy()
-    few.obs.index.name = "scgp_novelty"
-    path = tmp_path / f"few.{kind.rstrip('23')}"
-    if kind == "h5ad":
-        few.write_h5ad(path)
-    else:
-        with ad.settings.override(zarr_write_format=int(kind[-1])), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # version 2 is on its way out
-            few.write_zarr(path)
-    with pytest.raises(ArgumentError, match=r"names of the cells .* under 'scgp_novelty'"):
-        scgp.annotate_file(path, progress=False)
-    read = ad.read_h5ad(path) if kind == "h5ad" else ad.read_zarr(path)
-    assert read.obs_names.tolist() == few.obs_names.tolist()
-    assert not (tmp_path / f"{path.name}.scgp").exists()
+def test_an_opened_index_is_told_by_its_manifest(blood_index, tmp_path, monkeypatch):
+    """No vector is read; one made here is told by all that it holds."""
+    listed = scgp.ReferenceIndex.merge([blood_index], search="lists")
+    listed.save(tmp_path / "a")
+    listed.save(tmp_path / "b")
+    blood_index.remove([0]).save(tmp_path / "c")
+    of = in_place._reference_of
+    a, b, c = (scgp.ReferenceIndex.load(tmp_path / x, memory_map=True) for x in "abc")
+    in_memory = scgp.ReferenceIndex.load(tmp_path / "a")
+    strict = dataclasses.replace(a.calibration, threshold=0.123)
+    monkeypatch.setattr(
+        in_place, "fingerprint",
+        lambda value, of=in_place.fingerprint: (
+            pytest.fail("read") if isinstance(value, scgp.ReferenceIndex) else of(value)
+        ),
+    )  # fmt: skip
+    assert of(a) == of(b) == of(in_memory)
+    assert len({of(a), of(c), of(dataclasses.replace(a, calibration=strict))}) == 3
+    monkeypatch.undo()
+    assert len({of(listed), of(blood_index), of(blood_index.remove([0]))}) == 3

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import scgp
-from scgp.errors import ArgumentError, CheckpointError, FingerprintError
+from scgp.errors import ArgumentError, FingerprintError
 from scgp.reference import store
 from scgp.reference.answer import answer, streams_of
 from scgp.reference.decision import Decision
@@ -231,33 +231,35 @@ def test_nothing_removed_is_the_same(make, queries):
     same(index.remove([]), index, queries)
 
 
-def test_what_changes_nothing_returns_the_same_index(model):
-    index = model_index(model)  # of which head and calibration cannot be made again
-    assert index.remove([]) is index
-    assert index.remove(np.zeros(index.n_cells, bool)) is index
-    assert ReferenceIndex.merge([index]) is index
+def test_without_a_change_answers_do_not_change(make, queries):
+    """Head shared between like labels, calibration measured on the cells: both are kept."""
+    n_labels = len(make(ALL[:300]).labels)
+    fusion = Fusion(novelty_text=0.3, set_mass=(0.5,), set_cells=9)
+    likeness = np.eye(n_labels) * 0.5 + 0.5
+    index = make(ALL[:300], calibration=fusion, likeness_TT=likeness)
+    for found in (index.remove([]), index.remove(np.zeros(300, bool)), index.merge([index])):
+        assert found is index
+    listed = index.merge([index], search="lists")
+    assert not listed.store.is_exact
+    same(listed.compact(search="exact"), index, queries)
+    with pytest.raises(ArgumentError, match="search is 'list'"):
+        index.merge([index], search="list")
+    # asked for, the head is fitted anew
+    same(index.remove([], likeness_TT=likeness).merge([index], likeness_TT=likeness),
+         dataclasses.replace(index, calibration=Fusion()), queries)  # fmt: skip
 
 
-def test_a_mapped_index_does_not_take_another_ones_lists(make, tmp_path, queries):
-    order = np.random.default_rng(1).permutation(800)
-    make(slice(800), search="lists").save(tmp_path / "a")
-    mapped = ReferenceIndex.load(tmp_path / "a", memory_map=True)
-    mapped.save(tmp_path / "copy")
-    same(ReferenceIndex.load(tmp_path / "copy"), mapped, queries)
-    make(order, search="lists").save(tmp_path / "a", overwrite=True)
-    with pytest.raises(CheckpointError, match="load the index again"):
-        mapped.save(tmp_path / "b")
-    assert not (tmp_path / "b").exists()
-
-
-def test_an_index_made_of_a_mapped_one_is_checked_for_itself(make, tmp_path):
-    make(slice(800), search="lists").save(tmp_path / "a")
-    fewer = ReferenceIndex.load(tmp_path / "a", memory_map=True).remove([0])
-    more = ReferenceIndex.merge([fewer, make(slice(800, 900))])
-    whole = fewer.compact()
-    make(slice(100)).save(tmp_path / "a", overwrite=True)
-    for index in (fewer, more, whole):
-        index.check()
+def test_what_is_made_of_an_opened_index_was_not_opened(make, tmp_path):
+    make(ALL[:300]).save(tmp_path / "a.scgp")
+    index = ReferenceIndex.load(tmp_path / "a.scgp")
+    made = [
+        index.remove([0]), index.merge([index, index]), index.merge([index], search="exact"),
+        index.add(index.vectors_at(np.array([0])), index.labels[:1]), index.compact(),
+    ]  # fmt: skip
+    make(ALL[:200]).save(tmp_path / "a.scgp", overwrite=True)
+    for one in made:
+        assert one.opened is None
+        one.check()  # not of the directory, which holds another one now
 
 
 def test_names_and_terms_may_be_missing(make, terms, cells):

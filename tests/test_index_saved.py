@@ -205,6 +205,22 @@ def test_a_directory_written_anew_is_told(opened, exact):
     assert index.search(index.vectors_at(np.arange(3)), 5)[0].shape == (3, 5)
 
 
+def test_a_mapped_index_is_saved_as_it_was_opened(cells, tmp_path):
+    """Another index, of the same sizes, takes its place in between: its lists are not copied."""
+    first, second = (build(x, search="lists") for x in (cells, cells[::-1].copy()))
+    first.save(tmp_path / "a.scgp")
+    first.save(tmp_path / "first.scgp")
+    mapped = ReferenceIndex.load(tmp_path / "a.scgp", memory_map=True)
+    second.save(tmp_path / "a.scgp", overwrite=True)
+    mapped.save(tmp_path / "b.scgp")
+    for file in (tmp_path / "first.scgp").iterdir():
+        assert file.read_bytes() == (tmp_path / "b.scgp" / file.name).read_bytes(), file.name
+    same(ReferenceIndex.load(tmp_path / "b.scgp"), first, cells)
+    shutil.rmtree(tmp_path / "a.scgp")
+    mapped.save(tmp_path / "c.scgp")
+    same(ReferenceIndex.load(tmp_path / "c.scgp"), first, cells)
+
+
 def forge(path, name, content, **facts):
     """Replace a file or a fact and make every checksum right, as an attacker would."""
     manifest = json.loads((path / "index.json").read_text(encoding="utf-8"))

@@ -141,6 +141,9 @@ def _files(folder):
         (["annotate", "in.h5ad", "in.h5ad"], "is the input too"),
         (["annotate", "in.h5ad", "no/out.h5ad"], "the folder no does not exist"),
         (["annotate", "in.h5ad", "."], "is a folder"),
+        (["annotate", "in.h5ad", "there.zarr"], "there.zarr exists, and no store is replaced"),
+        (["annotate", "there.zarr", "there.zarr"], "is the input too"),
+        (["annotate", "there.zarr", "also.zarr"], "also.zarr exists, and no store is replaced"),
         (["annotate", "in.h5ad", "out.h5ad", "--reference", "in.h5ad"], "go together"),
         (["annotate", "in.h5ad", "out.h5ad", "--label-key", "x"], "go together"),
         (["annotate", "in.h5ad", "out.h5ad", "--plot", "umap.txt"], "one of .png, .pdf, .svg"),
@@ -160,6 +163,9 @@ def test_wrong_files_are_told_in_one_line_and_write_nothing(
 ):
     monkeypatch.chdir(cells.parent)
     cells.with_name("junk.h5ad").write_bytes(b"no HDF5")
+    for name in ("there.zarr", "also.zarr"):
+        cells.with_name(name).mkdir()
+        (cells.with_name(name) / ".zgroup").write_text('{"zarr_format": 2}')
     before = _files(cells.parent)
     assert main(arguments) == 2
     line = capsys.readouterr().err

@@ -3,6 +3,7 @@
 The cells are real (`scgp.demo`); tests/train_together.py has the training.
 """
 
+import contextlib
 import json
 import multiprocessing
 import operator
@@ -47,6 +48,17 @@ def start(command, content):
         [*command, str(SCRIPT), json.dumps(content)], env=environment, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def kill_all(script):
+    """Kill what `start` started, its children and the rest of its group; return the children."""
+    children = Path(f"/proc/{script.pid}/task/{script.pid}/children")
+    workers = children.read_text().split() if script.poll() is None else []
+    for pid in [script.pid, *map(int, workers)] if workers else []:
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(script.pid, signal.SIGKILL)
+    return workers
 
 
 def history(out):
@@ -124,14 +136,14 @@ def test_killed_under_torchrun_and_gone_on_with(alone, pair, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     run = {str(out): {"settings": SETTINGS, "devices": 2, "stop_at": [26, str(sign)]}}
     script = start(torchrun, run)
-    until = time.monotonic() + 240
-    while not sign.exists() and script.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
-    workers = Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text().split()
-    for pid in [script.pid, *map(int, workers)]:
-        os.kill(pid, signal.SIGKILL)
-    script.communicate()
-    assert sign.exists()
+    deadline = time.monotonic() + 240
+    try:
+        while not sign.exists() and script.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:  # whatever went wrong, nothing is left running
+        workers = kill_all(script)
+    _, err = script.communicate(timeout=60)
+    assert sign.exists(), err
     assert len(workers) == 2
     assert not out.exists()
     state = tmp_path / "model.training"

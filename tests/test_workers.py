@@ -4,6 +4,7 @@ The cluster is a real scheduler with two worker processes on this machine.
 """
 
 import dataclasses
+import gc
 import os
 import signal
 import sys
@@ -261,6 +262,43 @@ def test_arguments_reach_the_workers(client, lazy, all_blood, blood_index, model
         same(cells, here)
 
 
+def test_a_mapped_index_is_mapped_by_the_workers(client, lazy, all_blood, blood_index, tmp_path):
+    listed = scgp.ReferenceIndex.merge([blood_index], search="lists")
+    listed.save(tmp_path / "index")
+    mapped = scgp.ReferenceIndex.load(tmp_path / "index", memory_map=True)
+    cells, here = lazy.copy(), all_blood.copy()
+    for adata in (cells, here):
+        scgp.annotate(adata, index=mapped, min_confidence=0.5, progress=False)
+    same(cells, here)
+
+    def seen():
+        from scgp.reference.index import ReferenceIndex
+
+        indexes = [x for x in gc.get_objects() if isinstance(x, ReferenceIndex)]
+        return [(str(x.opened[0]), x.store.has_mapped_lists) for x in indexes if x.opened]
+
+    found = [x for worker in client.run(seen).values() for x in worker]
+    assert (str(tmp_path / "index"), True) in found
+    grown = mapped.add(blood_index.vectors_at(np.array([0])), blood_index.labels[:1])
+    with pytest.raises(ArgumentError, match=r"cannot be sent to workers\. Save it where all"):
+        scgp.annotate(lazy.copy(), index=grown, progress=False)
+    blood_index.save(tmp_path / "index", overwrite=True)
+    with pytest.raises(CheckpointError, match="was written anew since it was opened; load it"):
+        scgp.annotate(lazy.copy(), index=mapped, progress=False)
+
+
+def test_only_a_mapped_index_is_named_by_its_directory(blood_index, tmp_path):
+    """One in memory is sent, as workers may not see the directory; of one mapped, all is named."""
+    blood_index.save(tmp_path / "index")
+    loaded = scgp.ReferenceIndex.load(tmp_path / "index")
+    mapped = scgp.ReferenceIndex.load(tmp_path / "index", memory_map=True)
+    assert jobs.place_of_mapped(blood_index) is None
+    assert jobs.place_of_mapped(loaded) is None
+    whole = jobs.place_of_index(tmp_path / "index", None)
+    assert jobs.place_of_mapped(mapped) == dataclasses.replace(whole, memory_map=True)
+    assert jobs.place_of_mapped(mapped.compact(search="lists")) is None
+
+
 def test_embed_on_workers(client, lazy, all_blood, expected):
     """With a model that is sent."""
     model = scgp.Model.load(scgp.Model.default().directory)
@@ -347,13 +385,16 @@ def slowly(matrix, folder):
 
 
 def in_the_middle(folder, act):
-    """Start a thread that calls `act` with the process that reads, once tasks run."""
+    """Start a thread that calls `act` with the process that reads, once tasks run.
+
+    It gives up after a minute, and the test says what did not happen.
+    """
+    deadline = time.monotonic() + 60
 
     def watch():
         probed = 3  # chunks are read when the matrix is chosen
-        until = time.monotonic() + 120
         while len(reads := [*folder.iterdir()]) < probed + 2:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 return
             time.sleep(0.02)
         act(int(max(reads, key=lambda path: path.name[-19:]).name.split("-")[0]))
@@ -373,28 +414,9 @@ def test_a_job_that_no_worker_holds_any_more_is_sent_again(
     lazy.X = slowly(lazy.X, tmp_path)
     thread = in_the_middle(tmp_path, lambda _: client.cancel(sent[0], force=True))
     annotate(lazy, batch_size=50)
-    thread.join()
+    thread.join(timeout=90)
     same(lazy, expected)
     assert len(sent) == 2
-
-
-def test_a_mapped_index_is_mapped_by_the_workers(
-    client, lazy, all_blood, blood_index, annotate, tmp_path
-):
-    listed = blood_index.compact(search="lists")
-    listed.save(tmp_path / "lists")
-    mapped = scgp.ReferenceIndex.load(tmp_path / "lists", memory_map=True)
-    place = workers._index_place(mapped, None)
-    assert (place.path, place.memory_map) == (str(tmp_path / "lists"), True)
-    assert workers._index_place(listed, None) is None
-    here = scgp.annotate(all_blood, index=mapped, progress=False, copy=True)
-    annotate(lazy, index=mapped)
-    assert lazy.obs["scgp_confidence"].tolist() == here.obs["scgp_confidence"].tolist()
-    with pytest.raises(ArgumentError, match="save it where they all see it"):
-        workers._index_place(mapped.remove([0]), None)
-    listed.remove([1]).save(tmp_path / "lists", overwrite=True)
-    with pytest.raises(ArgumentError, match="its directory was"):
-        workers._index_place(mapped, None)
 
 
 def test_a_killed_worker_loses_nothing(client, lazy, expected, annotate, tmp_path):
@@ -408,7 +430,7 @@ def test_a_killed_worker_loses_nothing(client, lazy, expected, annotate, tmp_pat
     lazy.X = slowly(lazy.X, tmp_path)
     thread = in_the_middle(tmp_path, kill)
     annotate(lazy, batch_size=50)
-    thread.join()
+    thread.join(timeout=90)
     same(lazy, expected)
     assert set(killed) < before
     assert killed[0] not in client.run(os.getpid).values()

@@ -42,8 +42,8 @@ def merged(
         raise ArgumentError(message)
     _check_alike(indexes)
     first = indexes[0]
-    if len(indexes) == 1 and likeness_TT is None:
-        return first
+    if len(indexes) == 1 and likeness_TT is None:  # the same cells: nothing is fitted anew
+        return first if search == "auto" else _searched(first, search=search, seed=seed)
     labels = sorted({label for index in indexes for label in index.labels})
     studies = sorted({study for index in indexes for study in index.studies})
     code_N = _recoded([(i.code_N, i.labels) for i in indexes], labels)
@@ -71,6 +71,12 @@ def merged(
     return _checked(index)
 
 
+def _searched(index: ReferenceIndex, *, search: str, seed: int) -> ReferenceIndex:
+    """Return the index with its vectors in the segments that a merge makes."""
+    store = joined([index.store], search=search, seed=seed)
+    return dataclasses.replace(index, store=store, opened=None)
+
+
 def thinned(
     index: ReferenceIndex,
     removed: NDArray[Any] | Sequence[int] | Sequence[bool],
@@ -80,11 +86,11 @@ def thinned(
 ) -> ReferenceIndex:
     """Return the index of `ReferenceIndex.remove`."""
     kept_N = ~_mask(np.asarray(removed), index.n_cells)
+    if kept_N.all() and likeness_TT is None:
+        return index
     if not kept_N.any():
         message = f"all {index.n_cells} cells would be removed; an index needs one"
         raise ArgumentError(message)
-    if kept_N.all() and likeness_TT is None:
-        return index
     label_T = np.unique(index.code_N[kept_N])
     study_S = np.unique(index.study_N[kept_N])
     labels = [index.labels[t] for t in label_T]

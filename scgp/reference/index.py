@@ -72,7 +72,8 @@ class ReferenceIndex(IndexParts):
     profiles
         What the labels express (`scgp.predict_expression`), or None.
     opened
-        Directory that the index was read from, and checksum of its manifest; None: made here.
+        Directory that the index was read from, and checksum of its manifest; None: made here, also
+        from others by `add`, `remove`, `merge` or `compact`.
     """
 
     @classmethod
@@ -218,12 +219,11 @@ class ReferenceIndex(IndexParts):
     ) -> ReferenceIndex:
         """Return an index with further cells, after those there are.
 
-        What becomes of each part is as in `merge`. The vectors are those of the model that made
-        the index; of a representation, those less `centre_D`, scaled to unit length.
-
-        What is not kept with an index cannot be made again: a linear head that like labels shared
-        is fitted unshared unless `likeness_TT` is passed, and the bound of text novelty and label
-        sets go, as they were measured on the cells of before. So answers can change.
+        What becomes of each part is as in `merge`: the linear head is fitted anew, not shared
+        between like labels unless `likeness_TT` is passed, and there is no bound for texts any
+        more, so that answers can change also for labels that get no cell. The vectors are those of
+        the model that made the index; of a representation, those less `centre_D`, scaled to unit
+        length.
 
         Parameters
         ----------
@@ -259,11 +259,10 @@ class ReferenceIndex(IndexParts):
 
         Labels and studies of which no cell is left go with them. Cells that stand in lists are
         passed over, and stay on disk and in memory until `compact`. What becomes of the other parts
-        is as in `merge`.
-
-        What is not kept with an index cannot be made again: a linear head that like labels shared
-        is fitted unshared unless `likeness_TT` is passed, and the bound of text novelty and label
-        sets go, as they were measured on the cells of before. So answers can change.
+        is as in `merge`: the linear head is fitted anew, not shared between like labels unless
+        `likeness_TT` is passed, and there is no bound for texts any more, so that answers can
+        change also for labels that lose no cell. With no cell to remove, and without `likeness_TT`,
+        the index itself is returned.
 
         Parameters
         ----------
@@ -292,14 +291,15 @@ class ReferenceIndex(IndexParts):
 
         Lists are shared, not made anew. Cells that are compared as a whole and stand side by side
         become one segment, by the rule of `search`. The linear head is fitted anew, to the cells
-        that `build` would draw. The gene head and the mean profiles are those of the first index
+        that `build` would draw; an index does not say whether its head was shared between like
+        labels (as `scgp.build_index` does), so that the new one is not, unless `likeness_TT` is
+        passed. The gene head and the mean profiles are those of the first index
         that has some: their counts are not kept. A label that the gene head does not know is
         answered by the other streams. The calibration is that of the first index, without label
-        sets and without a bound for texts, which were measured on its own cells.
+        sets and without a bound for texts (``novelty_text``), which were measured on its own cells.
 
-        What is not kept with an index cannot be made again: a linear head that like labels shared
-        is fitted unshared unless `likeness_TT` is passed, and the bound of text novelty and label
-        sets go, as they were measured on the cells of before. So answers can change.
+        One index alone, without `likeness_TT`, keeps its heads and its calibration; with `search`
+        "auto" it is returned as it is.
 
         Parameters
         ----------
@@ -356,8 +356,9 @@ class ReferenceIndex(IndexParts):
             Leave vectors and lists on disk, and read what a search needs. The manifest, the sizes
             of all files and all labels are checked as ever; the checksums of vectors and lists, the
             length of the vectors and the rows in the lists are not: `check` does that. The
-            directory must stay where it is. Replaced as a whole, as `save` does, it can still be
-            searched, but not be saved elsewhere.
+            files must not be changed. Replacing the directory as a whole, as `save` does, is no
+            harm: this index searches, and saves, what it opened. Only `check`, and workers that are
+            to open it for themselves, then refuse it.
 
         Raises
         ------

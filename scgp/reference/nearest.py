@@ -14,6 +14,7 @@ Shapes: N vectors, D width, B queries, L lists, P lists probed, C candidates.
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ SPARE_LISTS = 16
 LISTS_PER_ROOT, PER_LIST, ROUNDS = 2, 50, 8
 # Vectors that are read at once where they are not in memory, or not where a processor likes them.
 ROWS = 65_536
+# Bytes of mapped lists that are copied at once.
+BYTES = 1 << 24
 
 
 def exact_rows(vectors_ND: NDArray[np.float32], query_BD: NDArray[np.float32], n: int) -> Any:
@@ -84,16 +87,15 @@ class Lists:
     recall
         What was found so of the nearest 15, by `store.choose_probes`: of cells of the index, and
         of the same moved towards others.
-    path, inode
-        The file that the lists are mapped from, and its device and number; or None: they are in
-        memory.
+    mapped
+        The bytes of the file that the lists are mapped from, whatever has its name by now; None:
+        the lists are in memory.
     """
 
     inverted: Any
     probes: int = 1
     recall: tuple[float, float] = (0.0, 0.0)
-    path: Path | None = None
-    inode: tuple[int, int] | None = None
+    mapped: mmap.mmap | None = None
 
     @property
     def n_lists(self) -> int:
@@ -243,28 +245,16 @@ def write_vectors(path: Path, parts: list[NDArray[np.float32]]) -> None:
 
 
 def write_lists(path: Path, lists: Lists) -> None:
-    """Write lists as FAISS does; those that are mapped are copied from their file."""
-    import shutil
-
+    """Write lists as FAISS does; those that are mapped are copied from the file opened then."""
     import faiss
 
-    if lists.path is not None:
-        if not lists.path.is_file() or inode_of(lists.path) != lists.inode:
-            message = (
-                f"{lists.path} was replaced or removed since these lists were mapped from it; load "
-                "the index again"
-            )
-            raise CheckpointError(message)
-        shutil.copyfile(lists.path, path)
+    if lists.mapped is not None:
+        with path.open("wb") as file, memoryview(lists.mapped) as content:
+            for start in range(0, len(content), BYTES):
+                file.write(content[start : start + BYTES])
     else:
         faiss.write_index(lists.inverted, str(path))
     _check_size(path, lists.inverted.ntotal * (lists.inverted.d + 8))
-
-
-def inode_of(path: Path) -> tuple[int, int]:
-    """Return what tells a file from another that takes its name."""
-    found = path.stat()
-    return (found.st_dev, found.st_ino)
 
 
 def _check_size(path: Path, expected: int) -> None:
@@ -334,9 +324,13 @@ def read_lists(path: Path, n_vectors: int, width: int, *, memory_map: bool) -> L
     if fault := _lists_fault(inverted, memory_map=memory_map):
         message = f"{path} {fault}; save the index anew"
         raise CheckpointError(message)
-    if not memory_map:
-        return Lists(_prepared(inverted))
-    return Lists(_prepared(inverted), path=path, inode=inode_of(path))
+    return Lists(_prepared(inverted), mapped=_mapped(path) if memory_map else None)
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    """Map a file: its bytes stay there to be read when another file has taken its name."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _lists_fault(inverted: Any, *, memory_map: bool) -> str:

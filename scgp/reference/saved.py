@@ -8,7 +8,6 @@ cells, or whose gene head does not know all labels, in format 2, which earlier v
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,31 +234,40 @@ def _store(
     return VectorStore(tuple(parts))
 
 
+def check_place(path: Path, checksum: str, *, whole: bool = False) -> None:
+    """Refuse a directory that is no longer the one opened.
+
+    Parameters
+    ----------
+    checksum
+        That of the manifest of the directory opened.
+    whole
+        Read all files to their end; else their sizes are compared.
+
+    Raises
+    ------
+    CheckpointError
+        The directory was written anew, is incomplete, altered, or no index.
+    """
+    manifest = read_directory(
+        path, kind=KIND, manifest_name=MANIFEST, newest=NEWEST,
+        not_read=None if whole else lambda _: True,
+    )  # fmt: skip
+    if manifest["checksum"] != checksum:
+        message = f"{path} was written anew since it was opened; load it again"
+        raise CheckpointError(message)
+
+
 def check_opened(index: ReferenceIndex) -> None:
     """Check what opening with ``memory_map=True`` leaves out, as `ReferenceIndex.check` says."""
     where = "the index"
     if index.opened is not None:
         path, checksum = index.opened
         where = str(path)
-        manifest = read_directory(path, kind=KIND, manifest_name=MANIFEST, newest=NEWEST)
-        if manifest["checksum"] != checksum:
-            message = f"{path} was written anew since it was opened; load it again"
-            raise CheckpointError(message)
+        check_place(path, checksum, whole=True)
     if fault := index.store.fault():
         message = f"{where} cannot be used: {fault}; save the index anew"
         raise CheckpointError(message)
-
-
-def is_as_opened(index: ReferenceIndex) -> bool:
-    """Whether the directory that an index was opened from is still the one it was."""
-    if index.opened is None:
-        return False
-    path, checksum = index.opened
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("checksum") == checksum
 
 
 def _gene_head(arrays: dict[str, NDArray[Any]]) -> GeneHead | None:

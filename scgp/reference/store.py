@@ -158,6 +158,19 @@ class VectorStore:
         """Whether every vector is compared with a query."""
         return all(segment.lists is None for segment in self.segments)
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether vectors or lists lie in a file, and are not read into memory."""
+        return self.has_mapped_lists or any(
+            isinstance(segment.vectors_MD.base, np.memmap) for segment in self.segments
+        )
+
+    @property
+    def has_mapped_lists(self) -> bool:
+        """Whether lists lie in a file, which FAISS cannot send to another process."""
+        lists = [segment.lists for segment in self.segments]
+        return any(x is not None and x.mapped is not None for x in lists)
+
     @functools.cached_property
     def offsets(self) -> NDArray[np.int64]:
         """First row of each segment, and the number of all."""

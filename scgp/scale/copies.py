@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scgp.annotate import annotate
+from scgp.annotate import annotate, column_names
 from scgp.scale import zarr_store
 from scgp.scale.stored import opened_cells
 from scgp.scale.written import Slots, columns_of
@@ -29,7 +29,8 @@ def annotate_copy(source: Path, target: Path, options: Mapping[str, Any]) -> dic
     The number of cells of each status.
     """
     use_rep, key_added = options.get("use_rep"), options["key_added"]
-    with opened_cells(source, obsm=() if use_rep is None else (use_rep,)) as adata:
+    obsm = () if use_rep is None else (use_rep,)
+    with opened_cells(source, obsm=obsm, columns=column_names(key_added)) as adata:
         annotate(adata, **options)
     vectors_BE = adata.obsm[f"X_{key_added}"] if use_rep is None else None
 

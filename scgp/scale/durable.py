@@ -1,12 +1,15 @@
 """Files that are there whole or not at all, even after the power went.
 
 Owns the write under another name, the flush to disk and the rename, and the question whether a
-place can be written to. Knows nothing of contents.
+place can be written to, and what is told where it cannot. Knows nothing of contents.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from scgp.errors import FileError
 
 #: Ending of a file that is being written.
 UNFINISHED = ".part"
@@ -59,3 +62,34 @@ def check_writable(path: Path) -> None:
         probe.unlink()
     else:
         path.open("r+b").close()
+
+
+@contextmanager
+def refused_in_words(path: Path, *, another: str) -> Iterator[None]:
+    """Tell what is wrong with a place to be written to; `another` is what may be named instead.
+
+    Raises
+    ------
+    FileError
+        For an OSError inside; a FileError passes as it is.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        msg = (
+            f"{path} cannot be written to ({error.strerror or error}); allow it, or name another "
+            f"{another} for the output instead of writing in place"
+        )
+        raise FileError(msg) from error
+
+
+def not_written(path: Path, error: OSError, *, made: bool) -> FileError:
+    """Return the error for a write that failed, once its change was `made`, or before."""
+    told = (
+        "its change is in the work folder and will be finished when this is run again"
+        if made
+        else "it is as it was. The answers are kept: make room, and run this again"
+    )
+    return FileError(f"{path} could not be written ({error.strerror or error}); {told}")

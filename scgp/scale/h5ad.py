@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 
 from scgp.errors import FileError
-from scgp.scale.durable import check_writable
+from scgp.scale.durable import check_writable, not_written, refused_in_words
 from scgp.scale.redo import HeldFile, lock
-from scgp.scale.stored import check_layout
+from scgp.scale.stored import check_index, check_layout
 from scgp.scale.written import ARRAY, Slots
 
 
@@ -26,18 +26,10 @@ def check_target(path: Path) -> None:
     FileError
         It cannot, or another program has it open.
     """
-    try:
+    with refused_in_words(path, another="file"):
         check_writable(path)
         with path.open("r+b") as file:
             lock(file, path)
-    except FileError:
-        raise
-    except OSError as error:
-        msg = (
-            f"{path} cannot be written to ({error.strerror or error}); allow it, or name another "
-            "file for the output instead of writing in place"
-        )
-        raise FileError(msg) from error
 
 
 def write_slots(path: Path, folder: Path, slots: Slots) -> None:
@@ -71,13 +63,7 @@ def write_slots(path: Path, folder: Path, slots: Slots) -> None:
         held.give_up()
         if isinstance(error, FileError):
             raise
-        told = (
-            "its change is in the work folder and will be finished when this is run again"
-            if made
-            else "it is as it was. The answers are kept: make room, and run this again"
-        )
-        msg = f"{path} could not be written ({error.strerror or error}); {told}"
-        raise FileError(msg) from error
+        raise not_written(path, error, made=made) from error
     except BaseException:
         held.give_up()
         raise
@@ -89,6 +75,7 @@ def _write(file: h5py.File, path: Path, slots: Slots, held: HeldFile) -> None:
         if group not in file:
             ad.io.write_elem(file, group, {})
     obs: Any = file["obs"]
+    check_index(obs.attrs["_index"], slots.columns, path)
     slots.write_columns(obs)
     obs.attrs["column-order"] = np.array(slots.order(obs.attrs["column-order"]), object)
     slots.write_facts(file["uns"])

@@ -15,7 +15,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
-from scgp.annotate import EMPTY, annotate, asked_labeller, label_columns
+from scgp.annotate import EMPTY, annotate, asked_labeller, column_names, label_columns
 from scgp.cells.counts import CountMatrix
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
@@ -29,16 +29,12 @@ from scgp.reference.decision import STATUSES, Decision
 from scgp.reference.index import ReferenceIndex
 from scgp.scale import h5ad, redo, zarr_store
 from scgp.scale.parts import WorkFolder
-from scgp.scale.stored import check_names, check_source, is_store, opened_cells
+from scgp.scale.stored import check_source, is_store, opened_cells
 from scgp.scale.written import Slots, columns_of
 from scgp.slots import check_key
 
 __all__ = ["annotate_file"]
 
-#: Columns that may be written, less their prefix.
-_COLUMNS = (
-    "cell_type", "cell_type_ontology_term_id", "confidence", "status", "novelty", "set", "set_size",
-)  # fmt: skip
 _PROBED = 64  # rows, at the two ends and in the middle, that tell one matrix from another
 
 
@@ -92,8 +88,9 @@ def annotate_file(
     Raises
     ------
     ArgumentError
-        The path is neither, an argument has a value that cannot be used, or what an earlier call
-        left is of other cells or arguments.
+        The path is neither, an argument has a value that cannot be used, the names of the cells
+        are stored under a name that a slot needs, or what an earlier call left is of other cells
+        or arguments.
     FileError
         The file or its folder cannot be written to, another program has it open, it has an old
         layout, or the disk is full. The file is as before, or, if that came in the last step, is
@@ -127,7 +124,6 @@ def annotate_file(
     check_key(key_added)
     target: Any = zarr_store if is_store(path) else h5ad
     target.check_target(path)
-    check_names(path, [f"{key_added}_{name}" for name in _COLUMNS])
     with WorkFolder(path) as work:
         finished = (zarr_store if is_store(path) else redo).recover(path, work.folder)
         if use_rep is not None:
@@ -138,7 +134,7 @@ def annotate_file(
                 device=device,
             )  # fmt: skip
         else:
-            with opened_cells(path) as adata:
+            with opened_cells(path, columns=column_names(key_added)) as adata:
                 labeller, counts, asked = asked_labeller(
                     adata, reference=reference, label_key=label_key, index=index, labels=labels,
                     model=model, encoder=encoder, min_confidence=min_confidence,
@@ -211,7 +207,7 @@ def _kept(work: WorkFolder, labeller: Labeller, facts: dict[str, object], key_ad
 
 def _by_representation(path: Path, use_rep: str, *, key_added: str, **arguments: Any) -> Slots:
     """Answer by a representation: no network reads the cells, so all are answered at once."""
-    with opened_cells(path, obsm=(use_rep,)) as adata:
+    with opened_cells(path, obsm=(use_rep,), columns=column_names(key_added)) as adata:
         cells = ad.AnnData(obs=adata.obs, obsm=dict(adata.obsm))
     annotate(cells, use_rep=use_rep, key_added=key_added, progress=False, **arguments)
     return Slots(key_added, columns_of(cells.obs), cells.uns[key_added])
@@ -243,7 +239,7 @@ def _run(
     return {
         "scgp": scgp.__version__,
         "model": labeller.model.fingerprint,
-        "reference": fingerprint(labeller.index),
+        "reference": _reference_of(labeller.index),
         "labels": None if labeller.candidates is None else fingerprint(labeller.candidates),
         "coverage": asked.get("coverage"),
         "min_confidence": asked.get("min_confidence"),
@@ -257,6 +253,18 @@ def _run(
     }
 
 
+def _reference_of(index: ReferenceIndex) -> str:
+    """Return what tells one index from another.
+
+    One that was opened is told by the checksum of its manifest, which has those of all its files:
+    its vectors, which may be on disk and larger than memory, are not read. What it answers with
+    (`min_confidence` is part of that) may have changed since, so it counts, too.
+    """
+    if index.opened is None:
+        return fingerprint(index)
+    return fingerprint((index.opened[1], index.calibration))
+
+
 def _digest_of(names: Iterable[object]) -> str:
     found = hashlib.sha256()
     for name in names:
@@ -267,8 +275,8 @@ def _digest_of(names: Iterable[object]) -> str:
 def fingerprint(value: object) -> str:
     """Return a digest of a dataclass: of its numbers, texts and arrays, and of those in these.
 
-    Of anything else, such as lists of FAISS, it has only the type. Of an index that was opened from
-    a directory it takes the checksum of that instead of the vectors, which may be mapped.
+    Of anything else, such as a FAISS index, it has only the type: what is in its lists stands in
+    the vectors as well.
     """
     found = hashlib.sha256()
     _add(found, value)
@@ -276,10 +284,7 @@ def fingerprint(value: object) -> str:
 
 
 def _add(found: Any, value: object) -> None:
-    if isinstance(value, ReferenceIndex) and value.opened is not None:
-        found.update(value.opened[1].encode())
-        _add(found, value.calibration)  # as it was asked for
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             found.update(field.name.encode() + b"=")
             _add(found, getattr(value, field.name))

@@ -26,7 +26,7 @@ from scgp.cells.counts import CountMatrix
 from scgp.cells.storage import stack_rows
 from scgp.device import resolve_device
 from scgp.embed import CHUNK, CellVectors, embed_rows, rows_at_once
-from scgp.errors import CheckpointError, DeviceError, FingerprintError
+from scgp.errors import ArgumentError, CheckpointError, DeviceError, FingerprintError
 from scgp.labelling import Labelled, Labeller, joined, label_blocks
 from scgp.model.checkpoint import DEFAULT_DIRECTORY, Model
 from scgp.model.checkpoint import MANIFEST as MODEL_MANIFEST
@@ -34,6 +34,7 @@ from scgp.reference.candidates import Candidates
 from scgp.reference.evidence import Fusion
 from scgp.reference.index import MANIFEST as INDEX_MANIFEST
 from scgp.reference.index import ReferenceIndex
+from scgp.reference.saved import check_place
 from scgp.which import INDEX, own_index
 
 
@@ -48,7 +49,7 @@ class Place:
     digest
         sha256 of its manifest, which has the sha256 of every other file.
     memory_map
-        Leave the vectors of an index on the disk.
+        Leave the vectors and lists of an index on disk, as ``ReferenceIndex.load`` does if asked.
     """
 
     path: str | None
@@ -71,6 +72,32 @@ def place_of_index(path: str | Path | None, model_path: str | Path | None) -> Pl
     """Name the index of a directory, or (None) the one that the model of a directory has."""
     own = path is None and model_path is None
     return Place.of(path or Path(model_path or DEFAULT_DIRECTORY) / INDEX, INDEX_MANIFEST, own=own)
+
+
+def place_of_mapped(index: ReferenceIndex) -> Place | None:
+    """Name the directory that an index is mapped from; None: it can be sent.
+
+    Raises
+    ------
+    CheckpointError
+        The directory is no longer the one that was opened.
+    ArgumentError
+        The index was made of mapped ones, so that no directory holds it, and cannot be sent.
+    """
+    if index.opened is not None and index.store.is_mapped:
+        path, checksum = index.opened
+        check_place(path, checksum)
+        place = replace(Place.of(path, INDEX_MANIFEST), memory_map=True)
+        check_place(path, checksum)  # the digest is of the directory checked
+        return place
+    if index.store.has_mapped_lists:
+        msg = (
+            "the index was made of one opened with memory_map=True (add, remove or merge), and its "
+            "lists, which are in a file, cannot be sent to workers. Save it where all workers see "
+            "it, and pass the path as index="
+        )
+        raise ArgumentError(msg)
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,12 +248,10 @@ def _made(job: Job) -> Labeller | Model:
     model = _opened(job.model, "model", DEFAULT_DIRECTORY, MODEL_MANIFEST, _load_model)
     if job.index is None:
         return model
+    mapped = isinstance(job.index, Place) and job.index.memory_map
     index = _opened(
         job.index, "index", DEFAULT_DIRECTORY / INDEX, INDEX_MANIFEST,
-        lambda path, digest: _load_index(
-            path, digest, model.fingerprint,
-            memory_map=isinstance(job.index, Place) and job.index.memory_map,
-        ),
+        lambda path, digest: _load_index(path, digest, model.fingerprint, memory_map=mapped),
     )  # fmt: skip
     if job.calibration is not None:
         index = replace(index, calibration=job.calibration)
@@ -245,8 +270,8 @@ def _opened(
     except OSError as error:
         msg = (
             f"worker {_name()} cannot open the {what} {path}: {error}. Put it where all workers "
-            f"see it under this path (a shared file system), or pass the loaded {what}, which is "
-            "then sent to them"
+            f"see it under this path (a shared file system), or pass the loaded {what} (not with "
+            "memory_map=True), which is then sent to them"
         )
         raise CheckpointError(msg) from error
     if found != given.digest:
@@ -265,10 +290,9 @@ def _load_model(path: Path, _digest: str) -> Model:
 
 
 @functools.lru_cache(maxsize=2)
-def _load_index(
-    path: Path, _digest: str, fingerprint: str, *, memory_map: bool = False
-) -> ReferenceIndex:
-    if path == DEFAULT_DIRECTORY / INDEX and Model.default().fingerprint == fingerprint:
+def _load_index(path: Path, _digest: str, fingerprint: str, *, memory_map: bool) -> ReferenceIndex:
+    own_path = not memory_map and path == DEFAULT_DIRECTORY / INDEX
+    if own_path and Model.default().fingerprint == fingerprint:
         own = own_index(Model.default())
         if own is not None:
             return own

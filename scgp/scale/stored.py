@@ -6,7 +6,7 @@ Owns which parts of a file are read, and when. Knows nothing of labels, and writ
 memory. Here only names of cells, and names and table of genes, are; X, layers and raw stay on disk.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,20 +59,24 @@ def opened_group(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def opened_cells(path: Path, *, obsm: tuple[str, ...] = ()) -> Iterator[ad.AnnData]:
+def opened_cells(
+    path: Path, *, obsm: tuple[str, ...] = (), columns: tuple[str, ...] = ()
+) -> Iterator[ad.AnnData]:
     """Open a file as an AnnData whose X, layers and raw are on disk.
 
-    Its ``obs`` has names and no columns; its ``obsm`` only the arrays named, in memory.
+    Its ``obs`` has names and no columns; its ``obsm`` only the arrays named, in memory. ``columns``
+    are those of ``obs`` that will be written.
 
     Raises
     ------
     ArgumentError
-        ``obsm`` has no such array.
+        ``obsm`` has no such array, or the names of the cells are where a column will be.
     FileError
         The file cannot be read, or has a layout of before anndata 0.7.
     """
     with opened_group(path) as root:
         check_layout(root, path)
+        check_index(root["obs"].attrs["_index"], columns, path)
         there = list(root["obsm"].keys()) if "obsm" in root else []
         if missing := [key for key in obsm if key not in there]:
             names = ", ".join(map(repr, there)) or "none"
@@ -112,23 +116,19 @@ def check_layout(root: Any, path: Path) -> None:
         raise FileError(msg)
 
 
-def check_names(path: Path, columns: Sequence[str]) -> None:
-    """Refuse columns of the name that the names of the cells have: they would be overwritten.
+def check_index(name: object, columns: Collection[str], path: Path) -> None:
+    """Refuse columns of ``obs`` of which one would take the place of the names of the cells.
 
     Raises
     ------
     ArgumentError
-        One has it.
-    FileError
-        As `check_layout`.
+        The index of ``obs``, which a file holds among the columns, has the name of one.
     """
-    with opened_group(path) as root:
-        check_layout(root, path)
-        own = str(root["obs"].attrs["_index"])
-    if own in columns:
+    if name in columns:
         msg = (
-            f"the names of the cells of {path} stand under {own!r}, which would be overwritten; "
-            "pass another key_added, or rename adata.obs.index"
+            f"{path}: the index of obs, the names of the cells, is called {name!r}, which is the "
+            "name of a slot; rename it (adata.obs.index.name = None) and write the file anew, or "
+            "pass another key_added"
         )
         raise ArgumentError(msg)
 

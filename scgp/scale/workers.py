@@ -24,8 +24,15 @@ from scgp.labelling import Labelled, Labeller, joined
 from scgp.model.checkpoint import Model
 from scgp.progress import progress_bar
 from scgp.reference.index import ReferenceIndex
-from scgp.reference.saved import is_as_opened
-from scgp.scale.job import Job, PackedRows, Place, place_of_index, place_of_model, work
+from scgp.scale.job import (
+    Job,
+    PackedRows,
+    Place,
+    place_of_index,
+    place_of_mapped,
+    place_of_model,
+    work,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +99,8 @@ def label_on_workers(
         What labels them, as it is in this process.
     given_model, given_index
         What the user named: directories are opened by the workers, objects are sent to them. With
-        None, and without a model either, they open what their own installation has.
+        None, and without a model either, they open what their own installation has. An index that
+        is mapped from a directory is named by it, and mapped by them.
     batch_size, device, progress
         As `scgp.annotate` has them; `device` is looked for on the workers.
 
@@ -152,25 +160,10 @@ def _index_place(
 ) -> Place | None:
     """Return where workers find the index that was named, or the model's own; None: it is sent."""
     if isinstance(index, ReferenceIndex):
-        return _mapped_place(index)
+        return place_of_mapped(index)
     if index is None and isinstance(model, Model):
         return place_of_index(None, None) if model is Model.default() else None
     return place_of_index(index, None if isinstance(model, Model) else model)
-
-
-def _mapped_place(index: ReferenceIndex) -> Place | None:
-    """Return where workers map an index that is mapped here; None for others, which are sent."""
-    if not any(s.lists is not None and s.lists.path is not None for s in index.store.segments):
-        return None
-    if index.opened is None or not is_as_opened(index):
-        msg = (
-            "this index has mapped lists and was changed, or its directory was, since it was "
-            "loaded, so it cannot be sent to workers; save it where they all see it, and pass "
-            "index=ReferenceIndex.load(directory, memory_map=True)"
-        )
-        raise ArgumentError(msg)
-    place = place_of_index(index.opened[0], None)
-    return dataclasses.replace(place, memory_map=True)
 
 
 def on_workers(client: Any, job: Job, counts: CountMatrix) -> Iterator[Any]:

@@ -17,8 +17,15 @@ import anndata as ad
 import numpy as np
 
 from scgp.errors import FileError
-from scgp.scale.durable import check_writable, sync_folder, sync_tree, write_whole
-from scgp.scale.stored import check_layout
+from scgp.scale.durable import (
+    check_writable,
+    not_written,
+    refused_in_words,
+    sync_folder,
+    sync_tree,
+    write_whole,
+)
+from scgp.scale.stored import check_index, check_layout
 from scgp.scale.written import ARRAY, Slots
 
 RENAMES = "renames.json"
@@ -35,15 +42,9 @@ def check_target(path: Path) -> None:
         It cannot.
     """
     for folder in (path, *(path / name for name in ("obs", "obsm", "uns"))):
-        try:
+        with refused_in_words(folder, another="store"):
             if folder.is_dir():
                 check_writable(folder)
-        except OSError as error:
-            msg = (
-                f"{folder} cannot be written to ({error.strerror or error}); allow it, or name "
-                "another store for the output instead of writing in place"
-            )
-            raise FileError(msg) from error
 
 
 def write_slots(path: Path, folder: Path, slots: Slots) -> None:
@@ -76,13 +77,7 @@ def write_slots(path: Path, folder: Path, slots: Slots) -> None:
             _clear(folder)
         if not isinstance(error, OSError) or isinstance(error, FileError):
             raise
-        told = (
-            "its change is in the work folder and will be finished when this is run again"
-            if made
-            else "it is as it was. The answers are kept: make room, and run this again"
-        )
-        msg = f"{path} could not be written ({error.strerror or error}); {told}"
-        raise FileError(msg) from error
+        raise not_written(path, error, made=made) from error
 
 
 def recover(path: Path, folder: Path) -> bool:
@@ -121,6 +116,7 @@ def _stage(path: Path, folder: Path, slots: Slots) -> dict[str, Any]:
 
     root = zarr.open_group(path, mode="r", use_consolidated=False)
     check_layout(root, path)
+    check_index(root["obs"].attrs["_index"], slots.columns, path)
     version = root.metadata.zarr_format
     metadata = "zarr.json" if version == 3 else ".zattrs"
     new = zarr.open_group(folder / STAGED, mode="w", zarr_format=version)
