@@ -80,7 +80,7 @@ def embeddings(data: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
         found = []
         for path in sorted((data / "eval").glob("*.h5ad")):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of small panels, as is known of these files
+                warnings.simplefilter("ignore", scgp.errors.ScgpWarning)  # few genes, summed names
                 cells = ad.read_h5ad(path)
                 scgp.embed(cells, model=model, progress=False)
             found.append(cells.obsm["X_scgp"][np.any(cells.obsm["X_scgp"], axis=1)])

@@ -101,7 +101,7 @@ def make_file(path: Path, data: Path, n_cells: int) -> None:
         return group.create_array(name, shape=(size,), dtype=dtype, chunks=(min(size, 1 << 20),))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the format of strings in version 3
+        warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # of a later default
         tile_into(zarr.open_group(path, mode="w", zarr_format=3), data, n_cells, in_zarr)
 
 

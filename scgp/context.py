@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scgp.cells.counts import CountMatrix, choose_counts
+from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.named import named_genes
 from scgp.device import resolve_device
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from scgp.cells.vocabulary import GeneVocabulary
     from scgp.model.checkpoint import Model
+    from scgp.what_if.matched_genes import Rows
 
 #: Rows of counts that are read at once.
 READ_CELLS = 1024
@@ -154,7 +155,7 @@ def embed_genes(
     return table
 
 
-def count_blocks(counts: CountMatrix) -> Iterator[sp.csr_matrix]:
+def count_blocks(counts: Rows) -> Iterator[sp.csr_matrix]:
     """Give the rows of a matrix in blocks."""
     for start in range(0, counts.n_cells, READ_CELLS):
         yield counts.rows(start, min(start + READ_CELLS, counts.n_cells))

@@ -19,7 +19,9 @@ import numpy as np
 import pandas as pd
 
 from scgp.errors import ArgumentError, MissingColumnError
-from scgp.pictures.legend import UNDECIDED, as_labels, colour, medoid, pool, spread, wrap
+from scgp.pictures.coordinates import stored_coordinates
+from scgp.pictures.legend import UNDECIDED, as_labels, colour, pool, wrap
+from scgp.pictures.named_points import draw_groups, legend_beside
 from scgp.pictures.panels import explain
 from scgp.pictures.panels_biomarkers import biomarkers
 from scgp.pictures.panels_genes import gene_contexts, manifold, polyfunctionality
@@ -43,8 +45,6 @@ __all__ = [
     "perturbation",
     "polyfunctionality",
 ]
-
-_GREY = "#C8C8C8"
 
 
 def embedding(
@@ -84,7 +84,10 @@ def embedding(
     """
     column = color or f"{key_added}_cell_type"
     values = _column(adata, column)
-    xy_N2 = _coordinates(adata, basis)
+    xy_N2 = stored_coordinates(
+        adata, basis, "make coordinates first, e.g. sc.pp.neighbors(adata, use_rep='X_scgp'); "
+        "sc.tl.umap(adata)",
+    )  # fmt: skip
     if ax is None:
         width = 9.5 if values.nunique() <= 18 else 13
         ax = plt.subplots(figsize=(width, 6), layout="constrained")[1]
@@ -95,7 +98,8 @@ def embedding(
         )
         ax.figure.colorbar(points, ax=ax, label=column)
     else:
-        _draw_labels(ax, xy_N2, as_labels(values), size=size, max_labels=max_labels)
+        draw_groups(ax, xy_N2, as_labels(values), size=size, max_labels=max_labels)
+        legend_beside(ax)
     ax.set(xlabel=f"{basis} 1", ylabel=f"{basis} 2", xticks=[], yticks=[], title=column)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
@@ -241,78 +245,6 @@ def _column(adata: ad.AnnData, name: str) -> pd.Series[Any]:
         message = f"obs has no column {name!r}; its columns: {found}; {fix}"
         raise MissingColumnError(message)
     return adata.obs[name]
-
-
-def _coordinates(adata: ad.AnnData, basis: str) -> NDArray[np.float64]:
-    key = basis if basis in adata.obsm else f"X_{basis}"
-    if key not in adata.obsm:
-        found = ", ".join(map(str, adata.obsm)) or "none"
-        message = (
-            f"obsm has no {key!r}; it has: {found}; make coordinates first, e.g. "
-            f"sc.pp.neighbors(adata, use_rep='X_scgp'); sc.tl.umap(adata)"
-        )
-        raise MissingColumnError(message)
-    xy_N2 = np.asarray(adata.obsm[key], dtype=float)
-    if xy_N2.ndim != 2 or xy_N2.shape[1] < 2:
-        message = f"obsm[{key!r}] has shape {xy_N2.shape}; a plot needs two columns"
-        raise ArgumentError(message)
-    return xy_N2[:, :2]
-
-
-def _draw_labels(
-    ax: Axes,
-    xy_N2: NDArray[np.float64],
-    labels: NDArray[np.object_],
-    *,
-    size: float,
-    max_labels: int,
-) -> None:
-    label_N, names = pool(labels, max_labels)
-    decided = [name for name in names if name not in UNDECIDED and not name.startswith("other (")]
-    face_of = {name: colour(i) for i, name in enumerate(decided)}
-    # Undecided cells first, so that they lie below; the others in a fixed random order, so that
-    # no label covers another by its place in the file.
-    shuffled_N = np.random.default_rng(0).permutation(len(label_N))
-    below_N = np.array([label in face_of for label in label_N[shuffled_N]], dtype=bool)
-    order_N = shuffled_N[np.argsort(below_N, kind="stable")]
-    face = [face_of.get(label, _GREY) for label in label_N[order_N]]
-    ax.scatter(xy_N2[order_N, 0], xy_N2[order_N, 1], c=face, s=size, linewidths=0)
-    for number, name in enumerate(decided, start=1):
-        text = wrap(f"{number}  {name} ({int((label_N == name).sum()):,})")
-        ax.scatter([], [], color=face_of[name], s=40, label=text)
-    for name in (name for name in names if name not in face_of):
-        ax.scatter([], [], color=_GREY, s=40, label=f"–  {name} ({int((label_N == name).sum()):,})")  # noqa: RUF001
-    _draw_numbers(ax, xy_N2, [label_N == name for name in decided])
-    if names:
-        legend = ax.legend(
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-            frameon=False,
-            fontsize=8.5,
-            ncols=1 if len(names) <= 18 else 2,
-        )
-        legend.set_in_layout(True)
-
-
-def _draw_numbers(ax: Axes, xy_N2: NDArray[np.float64], members: list[NDArray[np.bool_]]) -> None:
-    if not members:
-        return
-    low, span = xy_N2.min(axis=0), np.maximum(np.ptp(xy_N2, axis=0), 1e-9)
-    anchor_T2 = np.stack([medoid(xy_N2[rows]) for rows in members])
-    # A little above the cells, or the number would hide a small group.
-    place_T2 = spread((anchor_T2 - low) / span + (0, 0.05)) * span + low
-    for number, (anchor, place) in enumerate(zip(anchor_T2, place_T2, strict=True), start=1):
-        ax.annotate(
-            str(number),
-            xy=tuple(anchor),
-            xytext=tuple(place),
-            ha="center",
-            va="center",
-            fontsize=9,
-            fontweight="bold",
-            bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "#333333", "lw": 0.6},
-            arrowprops={"arrowstyle": "-", "color": "#333333", "lw": 0.6},
-        )
 
 
 def _write_percent(ax: Axes, share_TT: NDArray[np.float64]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scgp.context import READ_CELLS
+from scgp.context import READ_CELLS, count_blocks
 from scgp.in_context.gene_rows import COLUMNS, Cohort, measure, table_of
 from scgp.in_context.panel import choose_panel
 from scgp.in_context.reading import CellsToRead
@@ -25,10 +25,6 @@ from scgp.progress import progress_bar
 from scgp.what_if.matched_genes import blocks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import scipy.sparse as sp
-
     from scgp.model.checkpoint import Model
     from scgp.what_if.matched_genes import Rows
 
@@ -123,7 +119,12 @@ class Contexts:
         n_steps = self.counts.n_cells * 2 * len(networks)
         with progress_bar(n_steps, what="read", unit="cell", shown=progress) as advance:
             cells = CellsToRead(
-                self.model, self._blocks, self.token_V, self.counts.n_cells, device, advance
+                self.model,
+                lambda: count_blocks(self.counts),
+                self.token_V,
+                self.counts.n_cells,
+                device,
+                advance,
             )
             parts = [
                 measure(cells, tested, chosen, cohort, network, effect_alone=i > 0)
@@ -133,11 +134,6 @@ class Contexts:
         if len(lost) == len(tested):
             return pd.DataFrame(columns=COLUMNS), lost
         return table_of(parts, self.model.genes)[COLUMNS], lost
-
-    def _blocks(self) -> Iterator[sp.csr_matrix]:
-        n_cells = self.counts.n_cells
-        for start in range(0, n_cells, READ_CELLS):
-            yield self.counts.rows(start, min(start + READ_CELLS, n_cells))
 
 
 def _untrained(model: Model, seed: int) -> CellTransformer:

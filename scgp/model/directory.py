@@ -95,9 +95,9 @@ def write_directory(
         _write_file(temporary / manifest_name, text.encode())
         for name, make in inside.items():
             make(temporary / name)
-        _sync(temporary)
+        sync_folder(temporary)
         _swap(temporary, path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -252,7 +252,7 @@ def _write_file(path: Path, content: bytes | Callable[[Path], None]) -> dict[str
     return {"size": path.stat().st_size, "sha256": digest}
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Flush the names in ``folder`` to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -15,7 +15,8 @@ import numpy as np
 
 from scgp.cells.named import named_genes
 from scgp.embed import embed_adata, resolve_model, warn_empty
-from scgp.errors import ArgumentError, GeneError, MissingColumnError
+from scgp.errors import ArgumentError, GeneError
+from scgp.pictures.coordinates import stored_coordinates
 from scgp.pictures.legend import as_labels
 from scgp.pictures.named_points import (
     GREY,
@@ -128,7 +129,9 @@ def manifold(
     model = resolve_model(model)
     asked, text_T = _named(genes, texts)
     groups = None if color is None else as_labels(column_of(adata.obs, color))
-    given_N2 = None if basis is None else _coordinates(adata, basis)
+    given_N2 = None
+    if basis is not None:
+        given_N2 = stored_coordinates(adata, basis, "basis=None makes coordinates")
     text_TE = _projected(text_T, model, encoder)
     type_NE, rate_NQ = _read(
         adata, asked, model, layer=layer, use_raw=use_raw, device=device, progress=progress
@@ -162,19 +165,6 @@ def _named(genes: str | Sequence[str], texts: str | Sequence[str]) -> tuple[list
         message = "neither a gene nor a text is named; pass genes=[...], texts=[...], or both"
         raise ArgumentError(message)
     return asked, text_T
-
-
-def _coordinates(adata: ad.AnnData, basis: str) -> NDArray[np.float64]:
-    key = basis if basis in adata.obsm else f"X_{basis}"
-    if key not in adata.obsm:
-        there = ", ".join(map(str, adata.obsm)) or "none"
-        message = f"obsm has no {key!r}; it has: {there}; basis=None makes coordinates"
-        raise MissingColumnError(message)
-    xy_N2 = np.asarray(adata.obsm[key], dtype=float)
-    if xy_N2.ndim != 2 or xy_N2.shape[1] < 2:
-        message = f"obsm[{key!r}] has shape {xy_N2.shape}; a map needs two columns"
-        raise ArgumentError(message)
-    return xy_N2[:, :2]
 
 
 def _projected(texts: list[str], model: Model, encoder: TextEncoder | None) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scgp.errors import FileError
+from scgp.model.directory import sync_folder
 
 #: Ending of a file that is being written.
 UNFINISHED = ".part"
@@ -27,15 +28,6 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         unfinished.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sync_tree(folder: Path) -> None:

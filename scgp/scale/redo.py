@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 
 from scgp.errors import FileError
-from scgp.scale.durable import UNFINISHED, sync_folder, write_whole
+from scgp.model.directory import sync_folder
+from scgp.scale.durable import UNFINISHED, write_whole
 
 PAGE = 4096
 LOG = "redo"

@@ -17,11 +17,11 @@ import anndata as ad
 import numpy as np
 
 from scgp.errors import FileError
+from scgp.model.directory import sync_folder
 from scgp.scale.durable import (
     check_writable,
     not_written,
     refused_in_words,
-    sync_folder,
     sync_tree,
     write_whole,
 )

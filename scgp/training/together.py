@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.strategies import DDPStrategy
 
 from scgp.errors import ArgumentError, DeviceError, ScgpError
@@ -242,7 +243,8 @@ def outside(
         It was called in a way that Lightning does not support.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that srun is there and not used: then nothing did
+        # that srun is there and not used: then nothing did
+        warnings.simplefilter("ignore", PossibleUserWarning)
         try:
             found = [_made(kind) for kind in kinds if kind.detect()]
         except RuntimeError as error:
