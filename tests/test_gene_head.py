@@ -88,8 +88,10 @@ def test_one_study_or_one_for_each_label_changes_nothing():
 def test_the_scatter_of_studies_is_what_it_is_called():
     value_NG, code_N, study_N = of_studies(200, [0.0, 1.0, 2.0])
     weight_N = np.random.default_rng(0).random(200)
-    found_HH = gene_head._scatter(value_NG, code_N, study_N, weight_N)
     x_NH = value_NG.toarray().astype(float)
+    pairs, pair_N = np.unique(np.stack([code_N, study_N]), axis=1, return_inverse=True)
+    sum_PH = (np.eye(pairs.shape[1])[pair_N.ravel()] * weight_N[:, None]).T @ x_NH
+    found_HH = gene_head._scatter(sum_PH, np.bincount(pair_N.ravel(), weight_N), pairs[0])
     expected_HH = np.zeros_like(found_HH)
     for label in range(N_LABELS):
         of_label = code_N == label

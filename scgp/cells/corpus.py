@@ -14,6 +14,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scgp.cells.dataset import BLOCK_ROWS, CellDataset, Source, list_of
+from scgp.cells.draw import measured_genes
+from scgp.cells.gene_sets import GeneSets
 from scgp.cells.stored import StoredCounts
 from scgp.cells.vocabulary import GeneVocabulary
 
@@ -50,6 +52,9 @@ class Corpus:
     source_N, measured_SG
         Source of each cell (-1 for drawn cells), and the gene sets of the sources: what a platform
         measures.
+    drawn_set_N, measured_DG
+        Gene set of each drawn cell (-1 for real ones), and these sets: what the studies behind the
+        mean profiles measured. None: not known.
     tile_N
         Tile of each cell, rising: cells that are stored together. Training draws the cells of a
         round of steps from some tiles; where it is None, each from anywhere.
@@ -66,6 +71,8 @@ class Corpus:
     studies: tuple[str, ...]
     measured_SG: np.ndarray
     tile_N: np.ndarray | None = None
+    drawn_set_N: np.ndarray | None = None
+    measured_DG: np.ndarray | None = None
 
     @property
     def n_cells(self) -> int:
@@ -91,6 +98,16 @@ class Corpus:
         stored = isinstance(self.count_NG, StoredCounts)
         counts = self.count_NG.part(rows) if stored else self.count_NG[rows]
         return replace(self, count_NG=counts, **taken)
+
+    def gene_sets(self, rows: np.ndarray) -> GeneSets:
+        """Return which genes the sources of some cells measure: all, where that is unknown."""
+        set_B = self.source_N[rows]
+        if self.drawn_set_N is None or self.measured_DG is None:
+            known_DG, drawn_B = np.ones((1, self.measured_SG.shape[1]), bool), np.zeros_like(set_B)
+        else:
+            known_DG, drawn_B = self.measured_DG, self.drawn_set_N[rows]
+        set_B = np.where(self.drawn_N[rows], len(self.measured_SG) + drawn_B, set_B)
+        return GeneSets(set_B, np.concatenate([self.measured_SG, known_DG]))
 
     def count_arrays(self) -> list[np.ndarray]:
         """Return what tells these counts from others: the arrays, or where they are stored."""
@@ -155,6 +172,10 @@ def read_corpus(
     sources = [table["source"] + first for table, first in zip(tables, first_P[:-1], strict=True)]
     study_N, studies = pd.factorize(columns["study"])
     by_tiles = any(part.by_tiles for part in parts)
+    drawn_set_N, measured_DG = None, None
+    if len(drawn):
+        of_drawn, measured_DG = _drawn_sets(parts[n_real], drawn, genes)
+        drawn_set_N = np.concatenate([np.full(len(is_drawn) - len(of_drawn), -1), of_drawn])
     return Corpus(
         tile_N=_tiles(parts) if by_tiles else None,
         count_NG=_counts(parts, stream=stream),
@@ -167,7 +188,36 @@ def read_corpus(
         source_N=np.where(is_drawn, -1, pd.concat(sources).to_numpy()),
         studies=tuple(map(str, studies)),
         measured_SG=np.concatenate([part.measured_SG for part in parts[:n_real]]),
+        drawn_set_N=drawn_set_N,
+        measured_DG=measured_DG,
     )
+
+
+def _drawn_sets(
+    cells: CellDataset, drawn: Sequence[ad.AnnData], genes: GeneVocabulary
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gene set of each drawn cell, and the sets over the genes of the vocabulary.
+
+    An AnnData without ``varm["measured"]`` measures all genes that it has.
+    """
+    code_N: list[np.ndarray] = []
+    sets: list[np.ndarray] = []
+    for adata, column_G in zip(drawn, cells.measured_SG, strict=True):
+        measured = measured_genes(adata)
+        if measured is None:
+            code_N.append(np.full(adata.n_obs, len(sets)))
+            sets.append(column_G)
+            continue
+        token_V = genes.match(adata.var_names, adata.var).token_of_column
+        _, first_P, set_B = np.unique(
+            adata.obs["gene_set"].astype(str), return_index=True, return_inverse=True
+        )
+        code_N.append(set_B + len(sets))
+        for first in first_P:
+            measured_G = np.zeros(genes.n_genes, dtype=bool)
+            measured_G[token_V[measured[first] & (token_V >= 0)]] = True
+            sets.append(measured_G)
+    return np.concatenate(code_N), np.array(sets)
 
 
 def _columns(

@@ -187,6 +187,7 @@ def draw_cells(
     -------
     ``X`` int32 CSR counts; ``obs`` of the profile for each of its cells, with ``profile`` (its
     name) and ``drawn`` (True); cells of one profile stand together, in the profiles' order.
+    ``varm["measured"]`` as the profiles have it.
 
     Raises
     ------
@@ -220,7 +221,10 @@ def draw_cells(
         blocks.append(_as_rows(count_NK, row.indices[keep_K], profiles.n_vars))
     empty = sp.csr_matrix((0, profiles.n_vars), dtype=np.int32)
     count_NG = sp.vstack(blocks, format="csr") if blocks else empty
-    return ad.AnnData(count_NG, obs=_drawn_obs(profiles, n_per_profile), var=profiles.var.copy())
+    drawn = ad.AnnData(count_NG, obs=_drawn_obs(profiles, n_per_profile), var=profiles.var.copy())
+    if measured is not None:
+        drawn.varm["measured"] = pd.DataFrame(profiles.varm["measured"]).copy()
+    return drawn
 
 
 def _check_arguments(n_per_profile: int, depth: tuple[float, float], gene_noise: float) -> None:

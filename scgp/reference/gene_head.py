@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from scgp.cells.gene_sets import GeneSets
 from scgp.reference.products import weighted_sums
+from scgp.reference.unmeasured import Cells, fit_fill
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,8 +42,6 @@ DRAWN_WEIGHT = 0.5
 TEMPERATURE = 0.25
 #: Cells of each label and study that the head is fitted to, and of each label and profile.
 CELLS, DRAWN_CELLS = 100, 8
-#: Rows that are dense at once when the moments are taken.
-BLOCK = 1024
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,6 +125,7 @@ def fit_gene_head(
     *,
     study_N: NDArray[np.integer] | None = None,
     drawn_N: NDArray[np.bool_] | None = None,
+    gene_sets: GeneSets | None = None,
     n_genes: int = N_GENES,
 ) -> GeneHead:
     """Fit the head to reference cells.
@@ -133,7 +134,8 @@ def fit_gene_head(
     over the root of its label's cells. Scores are divided by the root of the label's share, which
     puts rare and frequent labels on one scale. Directions in which the studies of one label differ
     are penalised (`SCATTER`), as in within-class covariance normalisation (Hatch et al. 2006): a
-    further study will differ there too.
+    further study will differ there too. Where sources measure different genes, a gene that a cell's
+    source lacks has its expected value given the others (`unmeasured`).
 
     Parameters
     ----------
@@ -145,6 +147,8 @@ def fit_gene_head(
         Study of each cell, any integers (of a drawn cell: its profile); None: all of one.
     drawn_N
         Cells drawn from mean profiles, which count half.
+    gene_sets
+        Which genes each cell's source measures, over the vocabulary; None: all of them all.
     n_genes
         Most genes that are used.
     """
@@ -153,59 +157,75 @@ def fit_gene_head(
     if drawn_N is not None:
         weight_N = weight_N * np.where(drawn_N, DRAWN_WEIGHT, 1.0)
     weight_N /= weight_N.sum()
-    mean_G = value_NG.T @ weight_N
-    variance_G = np.maximum(value_NG.power(2).T @ weight_N - mean_G**2, 0.0)
-    # ties go to the lower gene, and a gene that never varies says nothing
-    order_G = np.argsort(-variance_G / (mean_G + PRIOR), kind="stable")
-    gene_H = np.sort(order_G[: min(n_genes, int((variance_G > 0).sum()))]).astype(np.int32)
-    scale_H = (np.sqrt(variance_G[gene_H]) + FLOOR).astype(np.float32)
+    if gene_sets is None:
+        everything_1G = np.ones((1, value_NG.shape[1]), bool)
+        gene_sets = GeneSets(np.zeros(len(code_N), np.int64), everything_1G)
+    gene_H, scale_H, share_H = _variable(value_NG, weight_N, gene_sets, n_genes)
     x_NH = _scaled(value_NG, gene_H, scale_H)
-    second_HH, mean_H = _moments(x_NH, weight_N)
+    mean_H = ((x_NH.T @ weight_N) / share_H).astype(np.float32)
+    square_H = (x_NH.power(2).T @ weight_N) / share_H
+    cells = Cells(x_NH, weight_N, gene_sets.set_N, gene_sets.measured_PG[:, gene_H], mean_H)
+    fill = fit_fill(cells)
+    study_N = np.zeros_like(code_N) if study_N is None else study_N
+    pairs, pair_N = np.unique(np.stack([code_N, study_N]), axis=1, return_inverse=True)
+    second_HH, sum_PH = cells.moments(fill, pair_N.ravel())
+    weight_P = np.bincount(pair_N.ravel(), weight_N).astype(np.float64)
+    off_H = sum_PH.sum(axis=0)  # of the means, where genes were filled in
+    ridge_H = PENALTY * square_H + RIDGE
+    if fill is not None:
+        ridge_H += fill.noise_H * cells.missing_H
+    spread_HH = second_HH - np.outer(off_H, off_H) + np.diag(ridge_H)
+    spread_HH += SCATTER * _scatter(sum_PH, weight_P, pairs[0])
+    sum_TH = _summed(sum_PH, pairs[0], n_labels)
     share_T = np.bincount(code_N, weight_N, minlength=n_labels)
-    label_NT = sp.csr_matrix((weight_N, (np.arange(len(code_N)), code_N)), (len(code_N), n_labels))
-    both_HT = (x_NH.T @ label_NT).toarray() - np.outer(mean_H, share_T)
-    ridge_H = PENALTY * np.diag(second_HH) + RIDGE
-    spread_HH = second_HH - np.outer(mean_H, mean_H) + np.diag(ridge_H)
-    if study_N is not None:
-        spread_HH += SCATTER * _scatter(x_NH, code_N, study_N, weight_N)
-    weight_HT = np.linalg.solve(spread_HH, both_HT)
+    weight_HT = np.linalg.solve(spread_HH, sum_TH.T - np.outer(off_H, share_T))
     root_T = np.sqrt(np.maximum(share_T, np.finfo(float).tiny))
     return GeneHead(
         gene_H=gene_H,
         scale_H=scale_H,
-        mean_H=mean_H.astype(np.float32),
+        mean_H=(mean_H + off_H).astype(np.float32),
         weight_HT=(weight_HT / root_T).astype(np.float16),
         bias_T=root_T.astype(np.float32),
     )
 
 
-def _moments(
-    x_NH: sp.csr_matrix, weight_N: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the weighted second moments and means; a block of dense rows at a time."""
-    second_HH = np.zeros((x_NH.shape[1], x_NH.shape[1]))
-    for start in range(0, x_NH.shape[0], BLOCK):
-        block_BH = x_NH[start : start + BLOCK].toarray()
-        weighted_BH = block_BH * weight_N[start : start + BLOCK, None].astype(np.float32)
-        second_HH += weighted_BH.T @ block_BH
-    return second_HH, x_NH.T @ weight_N
+def _variable(
+    value_NG: sp.csr_matrix, weight_N: NDArray[np.float64], gene_sets: GeneSets, n_genes: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float64]]:
+    """Choose the genes; return them, their scales, and the share of the weight that measures them.
+
+    Means and variances are of the cells that measure a gene, and its rank is less where few do.
+    """
+    weight_P = np.bincount(gene_sets.set_N, weight_N, minlength=len(gene_sets.measured_PG))
+    share_G = weight_P @ gene_sets.measured_PG
+    held_G = np.maximum(share_G, np.finfo(float).tiny)
+    mean_G = (value_NG.T @ weight_N) / held_G
+    variance_G = np.maximum((value_NG.power(2).T @ weight_N) / held_G - mean_G**2, 0.0)
+    # ties go to the lower gene, and a gene that never varies says nothing
+    order_G = np.argsort(-variance_G * share_G / (mean_G + PRIOR), kind="stable")
+    gene_H = np.sort(order_G[: min(n_genes, int((variance_G > 0).sum()))]).astype(np.int32)
+    scale_H = (np.sqrt(variance_G[gene_H]) + FLOOR).astype(np.float32)
+    return gene_H, scale_H, share_G[gene_H]
+
+
+def _summed(
+    sum_PH: NDArray[np.float64], label_P: NDArray[np.integer], n_labels: int
+) -> NDArray[np.float64]:
+    entries = (np.ones(len(label_P)), (label_P, np.arange(len(label_P))))
+    sum_TH: NDArray[np.float64] = sp.csr_matrix(entries, (n_labels, len(label_P))) @ sum_PH
+    return sum_TH
 
 
 def _scatter(
-    x_NH: sp.csr_matrix,
-    code_N: NDArray[np.integer],
-    study_N: NDArray[np.integer],
-    weight_N: NDArray[np.float64],
+    sum_PH: NDArray[np.float64], weight_P: NDArray[np.float64], label_P: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """Return the weighted scatter of the studies' means around those of their labels (H x H)."""
-    pairs, pair_N = np.unique(np.stack([code_N, study_N]), axis=1, return_inverse=True)
-    pair_N, label_P = pair_N.ravel(), pairs[0]
-    weight_P = np.bincount(pair_N, weight_N)
-    entries = (weight_N / weight_P[pair_N], (pair_N, np.arange(len(pair_N))))
-    mean_PH = (sp.csr_matrix(entries) @ x_NH).toarray().astype(np.float64)
-    weight_T = np.bincount(label_P, weight_P)
-    entries = (weight_P / weight_T[label_P], (label_P, np.arange(len(label_P))))
-    mean_TH = sp.csr_matrix(entries) @ mean_PH
-    apart_PH = (mean_PH - mean_TH[label_P]) * np.sqrt(weight_P)[:, None]
+    """Return the weighted scatter of the studies' means around those of their labels (H x H).
+
+    ``sum_PH`` has the weighted sums of pairs of label and study, ``weight_P`` their weights.
+    """
+    n_labels = int(label_P.max()) + 1
+    weight_T = np.maximum(np.bincount(label_P, weight_P), np.finfo(float).tiny)
+    mean_TH = _summed(sum_PH, label_P, n_labels) / weight_T[:, None]
+    apart_PH = (sum_PH / weight_P[:, None] - mean_TH[label_P]) * np.sqrt(weight_P)[:, None]
     scatter_HH: NDArray[np.float64] = apart_PH.T @ apart_PH
     return scatter_HH

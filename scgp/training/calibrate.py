@@ -286,8 +286,9 @@ def _gene_head(
     rows = np.concatenate(parts)
     values = _values(model, corpus, rows)
     return fit_gene_head(
-        values, label_N[rows], n_labels, study_N=corpus.study_N[rows], drawn_N=corpus.drawn_N[rows]
-    )
+        values, label_N[rows], n_labels, study_N=corpus.study_N[rows],
+        drawn_N=corpus.drawn_N[rows], gene_sets=corpus.gene_sets(rows),
+    )  # fmt: skip
 
 
 def _values(model: Model, corpus: Corpus, rows: np.ndarray) -> sp.csr_matrix:
