@@ -87,6 +87,35 @@ def renew(path: Path, card: str, data: Path) -> None:
     model.save(path, overwrite=True, beside={"index": index.save})
 
 
+def refit(path: Path, card: str, data: Path, seed: int) -> None:
+    """Fit calibration and index of the model at `path` anew; its network stays as it is."""
+    from scgp.device import resolve_device
+    from scgp.train import _fold_fitter, _set_statistics, _start
+    from scgp.training.calibrate import calibrate, reference_of
+    from scgp.training.objective import term_tables
+
+    model = scgp.Model.load(path)
+    model.markers = default_markers(data, model.genes)
+    corpus = read_corpus(
+        files(data / "train"), model.genes, label_key="cell_type_ontology_term_id",
+        study_key="study", donor_key="donor", tissue_key=TISSUE, disease_key=DISEASE,
+        unlabelled=files(data / "unlabelled"),
+        drawn=read_drawn(data / "pseudobulk", seed=seed),
+    )  # fmt: skip
+    types = term_tables(corpus, model.phenotypes)["type"]
+    start = _start(None, model.genes, model.phenotypes, model.config, seed)
+    start.markers = model.markers
+    _set_statistics(start.network, corpus, types)
+    fit = _fold_fitter(start, TrainConfig(seed=seed), resolve_device(None), progress=True)
+    fusion = calibrate(corpus, types, fit=fit, seed=seed)
+    model.details["calibration"] = fusion.to_dict()
+    model.card = card
+    index = reference_of(
+        model, corpus, types, seed=seed, fusion=fusion, profiles=default_profiles(data, model)
+    )
+    model.save(path, overwrite=True, beside={"index": index.save})
+
+
 def afresh(data: Path, settings: TrainConfig) -> dict[str, Any]:
     """Return the arguments of a training of everything."""
     genes = default_genes(data)
@@ -126,12 +155,18 @@ def main() -> None:
     parser.add_argument("--device", default=None)
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument(
+        "--refit", action="store_true", help="only calibration and index of --out, as of --renew"
+    )
+    parser.add_argument(
         "--renew", action="store_true", help="only card, markers and mean profiles of --out"
     )
     options = parser.parse_args()
     card = (Path(__file__).parent / "model_card.md").read_text(encoding="utf-8")
     if options.renew:
         renew(options.out, card, options.data)
+        return
+    if options.refit:
+        refit(options.out, card, options.data, options.seed)
         return
     settings = TrainConfig(pool_steps=options.pool_steps, steps=options.steps, seed=options.seed)
     model = scgp.train(

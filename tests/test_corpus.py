@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from scgp.cells.corpus import read_corpus
+from scgp.cells.draw import draw_cells
 from scgp.cells.genes import GeneVocabulary
 from scgp.training.calibrate import independent_groups
 
@@ -89,3 +90,40 @@ def test_every_real_cell_names_its_source_and_a_drawn_one_none(genes):
     assert corpus.source_N.tolist() == [0, 0, 1, 2, 2, 2, -1, -1]
     assert corpus.measured_SG.sum(axis=1).tolist() == [N_GENES, 220, 230]
     assert corpus.part(np.array([2, 7])).source_N.tolist() == [1, -1]
+
+
+def test_gene_sets_of_real_and_drawn_cells(genes):
+    """A drawn cell measures what the study behind its profile measured, whatever its file has."""
+
+    def cells(n, n_genes, **obs):
+        adata = ad.AnnData(
+            sp.csr_matrix(np.ones((n, n_genes), np.float32)),
+            obs=pd.DataFrame({"label": "T cell", **obs}, index=[f"c{i}" for i in range(n)]),
+        )
+        adata.var_names = [f"GENE{g}" for g in range(n_genes)]
+        return adata
+
+    profiles = cells(3, N_GENES, gene_set=["wide", "narrow", "wide"])
+    narrow = np.arange(N_GENES) < 210
+    profiles.varm["measured"] = pd.DataFrame(
+        {"narrow": narrow, "wide": True}, index=profiles.var_names
+    )
+    library = draw_cells(profiles, n_per_profile=2, seed=0)
+    plain = draw_cells(cells(1, 220), n_per_profile=1, seed=0)
+    corpus = read_corpus(
+        [cells(2, N_GENES), cells(1, 230)], genes, label_key="label", study_key=None,
+        donor_key=None, drawn=[library, plain],
+    )  # fmt: skip
+    rows = np.arange(corpus.n_cells)
+    sets = corpus.gene_sets(rows)
+    n_measured = sets.measured_PG[sets.set_N].sum(axis=1).tolist()
+    assert n_measured == [N_GENES, N_GENES, 230, *[N_GENES] * 2, 210, 210, *[N_GENES] * 2, 220]
+    assert not sets.measured_PG[sets.set_N[5]][210:].any()
+    part = corpus.part(rows[4:])
+    of_part = part.gene_sets(np.arange(part.n_cells))
+    assert of_part.measured_PG[of_part.set_N].sum(axis=1).tolist() == n_measured[4:]
+
+
+def test_nothing_is_known_of_drawn_cells_without_gene_sets(genes):
+    corpus = corpus_of(genes, [("a", "1"), ("b", "2")])
+    assert corpus.gene_sets(np.array([1])).measured_PG.all()
