@@ -81,7 +81,7 @@ def test_what_every_cell_measures_is_not_filled():
 
 
 def test_a_label_of_a_narrow_file_keeps_genes_that_the_file_lacks():
-    """A label all of whose cells lack a gene must not be taught that its cells do not express it."""
+    """A gene that all cells of a label lack is not taught to be off in it."""
     value_NG, code_N, gene_sets = two_files(900)
     # the last label stands in the narrow file alone, where half of its programme is unmeasured
     keep = (code_N != 2) | (gene_sets.set_N == 1)
