@@ -436,3 +436,14 @@ def test_a_missing_column_and_missing_genes_are_named(cells, uri, folder, model)
     )  # fmt: skip
     with pytest.raises(GeneError, match=r"none of the columns feature_id, var_id.*thing"):
         CellDataset(SomaSource(path), model.genes)
+
+
+def test_genes_may_be_named_by_an_index_called_symbol(cells, folder, model):
+    named = ad.AnnData(cells.X[:9], var=cells.var[[]].rename_axis("symbol"))
+    path = tiledbsoma.io.from_anndata(
+        str(folder / "symbol.soma"), named, measurement_name="RNA", X_layer_name="raw",
+        var_id_name="symbol",
+    )  # fmt: skip
+    read = CellDataset(SomaSource(path), model.genes)
+    same(read.in_memory(), CellDataset(named, model.genes).in_memory())
+    read.close()

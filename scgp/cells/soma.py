@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 SCHEME = "soma://"
 #: Rows of a tile of the Census and of tiledbsoma's default: one row read is a tile read.
 TILE_ROWS = 2048
-#: Columns of ``var`` that name genes, the first that is there: the Census' and AnnData's.
-_GENE_COLUMNS = ("feature_id", "var_id")
+#: Columns of ``var`` that name genes, the first that is there: the Census' and AnnData's, then what
+#: an index with a name is called.
+_GENE_COLUMNS = ("feature_id", "var_id", "feature_name", "symbol", "ensembl_id", "gene_id")
 #: tiledbsoma's own are 1 GB for a column and 10 GB for tiles; these bound what a read takes beside
 #: its result, and are no slower.
 _CONFIG: Mapping[str, str | float] = {
