@@ -1,4 +1,4 @@
-"""A program that is killed: run by test_in_place.py in a process of its own.
+"""A program that is killed: run by test_in_place_killed.py in a process of its own.
 
 ``steps KIND FOLDER STRIDE`` kills the writing of slots at every operation on the disk in turn (of
 STRIDE of them at one, from a random one on), in the middle of it where it writes bytes, and looks
