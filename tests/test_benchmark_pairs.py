@@ -161,11 +161,11 @@ def test_another_fusion_changes_the_index_and_nothing_else(model, all_blood):
     reference = all_blood[:60].copy()
     reference.obs["label"] = reference.obs["cell_type"]
     _, plain = scgp_method.own_reference(model, reference)
-    same_model, other = scgp_method.with_fusion(weight_text=0.0)(model, reference)
+    same_model, other = scgp_method.with_fusion(weight_head=0.0)(model, reference)
     assert same_model is model
-    assert plain.calibration.weight_text > 0
-    assert other.calibration.weight_text == 0
-    assert other.calibration.weight_gene == plain.calibration.weight_gene
+    assert plain.calibration.weight_head > 0
+    assert other.calibration.weight_head == 0
+    assert other.calibration.weight_described == plain.calibration.weight_described
     assert np.array_equal(other.vectors_ND, plain.vectors_ND)
 
 
