@@ -78,8 +78,9 @@ class Cells:
         for part, deviation_BH in self.blocks(fill):
             weight_B = self.weight_N[part].astype(np.float32)
             second_HH += (deviation_BH * weight_B[:, None]).T @ deviation_BH
-            entries = (weight_B, (group_N[part], np.arange(len(weight_B))))
-            sum_RH += sp.csr_matrix(entries, (n_groups, len(weight_B))) @ deviation_BH
+            there, row_B = np.unique(group_N[part], return_inverse=True)
+            entries = (weight_B, (row_B.ravel(), np.arange(len(weight_B))))
+            sum_RH[there] += sp.csr_matrix(entries, (len(there), len(weight_B))) @ deviation_BH
         return second_HH, sum_RH
 
     @property
