@@ -21,6 +21,16 @@ def genes() -> GeneVocabulary:
     return GeneVocabulary(pd.DataFrame(rows, columns=columns))
 
 
+def cells(n, n_genes, **obs):
+    """Return cells that have a count of each of some genes."""
+    adata = ad.AnnData(
+        sp.csr_matrix(np.ones((n, n_genes), np.float32)),
+        obs=pd.DataFrame({"label": "T cell", **obs}, index=[f"c{i}" for i in range(n)]),
+    )
+    adata.var_names = [f"GENE{g}" for g in range(n_genes)]
+    return adata
+
+
 def corpus_of(genes, pairs):
     """Read one cell of each (study, donor)."""
     counts = sp.csr_matrix(np.ones((len(pairs), N_GENES), np.float32))
@@ -75,14 +85,6 @@ def test_numbers_with_gaps_are_donors_too(genes):
 
 
 def test_every_real_cell_names_its_source_and_a_drawn_one_none(genes):
-    def cells(n, n_genes, **obs):
-        adata = ad.AnnData(
-            sp.csr_matrix(np.ones((n, n_genes), np.float32)),
-            obs=pd.DataFrame({"label": "T cell", **obs}, index=[f"c{i}" for i in range(n)]),
-        )
-        adata.var_names = [f"GENE{g}" for g in range(n_genes)]
-        return adata
-
     corpus = read_corpus(
         [cells(2, N_GENES), cells(1, 220)], genes, label_key="label", study_key=None,
         donor_key=None, unlabelled=[cells(3, 230)], drawn=[cells(2, N_GENES, profile="p")],
@@ -94,14 +96,6 @@ def test_every_real_cell_names_its_source_and_a_drawn_one_none(genes):
 
 def test_gene_sets_of_real_and_drawn_cells(genes):
     """A drawn cell measures what the study behind its profile measured, whatever its file has."""
-
-    def cells(n, n_genes, **obs):
-        adata = ad.AnnData(
-            sp.csr_matrix(np.ones((n, n_genes), np.float32)),
-            obs=pd.DataFrame({"label": "T cell", **obs}, index=[f"c{i}" for i in range(n)]),
-        )
-        adata.var_names = [f"GENE{g}" for g in range(n_genes)]
-        return adata
 
     profiles = cells(3, N_GENES, gene_set=["wide", "narrow", "wide"])
     narrow = np.arange(N_GENES) < 210
