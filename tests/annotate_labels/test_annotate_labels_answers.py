@@ -66,23 +66,34 @@ def lineages(all_blood):
     return scgp.annotate(all_blood, labels=LINEAGES, progress=False, copy=True)
 
 
-def test_lineages_are_told_apart(lineages):
-    """Cells whose donor the corpus holds: no benchmark. 673 of 700 are labelled, .89 of them right.
-
-    Most of what is wrong are monocytes among the cells that the data set calls dendritic. Its 13
-    stem cells (CD34+) are none of the five; one is called dendritic, with a confidence of .55
-    (none before 0.10.0).
-    """
+@pytest.fixture(scope="module")
+def told(lineages):
+    """Which cells are of one of the lineages, which are labelled, and which rightly."""
     ontology = Ontology("CL")
     true = lineages.obs["cell_type"].astype(str)
     lineage_ids = ontology.resolve(LINEAGES)
     is_one = np.array([bool(ontology.ancestors(t) & {*lineage_ids}) for t in true])
     given = lineages.obs[TERM].astype(str)
-    labelled = (given != "").to_numpy()
     right = np.array([g in ontology.ancestors(t) for t, g in zip(true, given, strict=True)])
+    return is_one, (given != "").to_numpy(), right
+
+
+def test_lineages_are_told_apart(told):
+    """Cells whose donor the corpus holds: no benchmark. 673 of 700 are labelled, .89 of them right.
+
+    Most of what is wrong are monocytes among the cells that the data set calls dendritic.
+    """
+    is_one, labelled, right = told
     assert labelled[is_one].mean() > 0.9
     assert right[is_one & labelled].mean() > 0.8
-    assert labelled[~is_one].sum() <= 1
+
+
+@pytest.mark.xfail(
+    strict=True, reason="since 0.10.0 one of the 13 is called dendritic, with a confidence of .55"
+)
+def test_stem_cells_are_none_of_the_lineages(told):
+    is_one, labelled, _ = told
+    assert not labelled[~is_one].any()
 
 
 def test_a_broad_label_stands_for_all_below_it(blood, ask):
