@@ -26,10 +26,10 @@ def make_genes():
     return GeneVocabulary(table.assign(previous="", aliases="", names_10x=""))
 
 
-def make_texts():
-    vector_TW = np.random.default_rng(0).normal(size=(len(TYPES), 8))
+def make_texts(types=TYPES):
+    vector_TW = np.random.default_rng(0).normal(size=(len(types), 8))
     vector_TW /= np.linalg.norm(vector_TW, axis=1, keepdims=True)
-    return Phenotypes(TYPES, vector_TW.astype(np.float16), "synthetic")
+    return Phenotypes(types, vector_TW.astype(np.float16), "synthetic")
 
 
 def make_cells(labels=TYPES, studies=("a", "b", "c"), n_each=8, seed=0):

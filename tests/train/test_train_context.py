@@ -3,7 +3,9 @@
 Shape suffixes: N cells of the corpus, G genes, S sources.
 """
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -15,14 +17,15 @@ import torch
 import scgp
 from scgp import train as train_function
 from scgp.cells.corpus import read_corpus
-from scgp.cells.vocabulary import GeneVocabulary
 from scgp.errors import ArgumentError
 from scgp.model.checkpoint import Model
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.network import CellTransformer
-from scgp.phenotypes.terms import Phenotypes
 from scgp.train import _set_means
 from scgp.training import loop
+
+sys.path.insert(0, str(Path(__file__).parent))
+from trained_cells import make_genes, make_texts
 
 N_GENES = 300
 TYPES = ("CL:0000084", "CL:0000236", "CL:0000576")
@@ -36,18 +39,6 @@ SHORT = TrainConfig(
 )  # fmt: skip
 ON_TOP = replace(SHORT, pool_steps=0)
 NONE = {"genes": None, "phenotypes": None, "config": None}
-
-
-def make_genes():
-    ids = [f"ENSG{i:011d}" for i in range(N_GENES)]
-    table = pd.DataFrame({"ensembl_id": ids, "symbol": [f"SYN{i}" for i in range(N_GENES)]})
-    return GeneVocabulary(table.assign(previous="", aliases="", names_10x=""))
-
-
-def make_texts():
-    vector_TW = np.random.default_rng(0).normal(size=(len(TYPES), 8))
-    vector_TW /= np.linalg.norm(vector_TW, axis=1, keepdims=True)
-    return Phenotypes(TYPES, vector_TW.astype(np.float16), "synthetic")
 
 
 def make_cells(n_each=20, seed=0):
@@ -72,7 +63,7 @@ def make_cells(n_each=20, seed=0):
 
 def train(data, out, **changed):
     options = {
-        "genes": make_genes(), "phenotypes": make_texts(), "config": CONFIG, "settings": SHORT,
+        "genes": make_genes(), "phenotypes": make_texts(TYPES), "config": CONFIG, "settings": SHORT,
         "calibrate_on_studies": False, "progress": False,
     }  # fmt: skip
     return train_function(data, out=out, **{**options, **changed})
