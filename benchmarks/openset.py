@@ -182,7 +182,8 @@ def main() -> None:
     rows = measure(arguments.data, arguments.model)
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "openset.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    (arguments.results / "openset.md").write_text(table(rows), encoding="utf-8")
+    made = "Made by `python benchmarks/openset.py --data ../shared/data`.\n\n"
+    (arguments.results / "openset.md").write_text(made + table(rows), encoding="utf-8")
     sys.stdout.write(table(rows))
 
 
