@@ -125,8 +125,8 @@ def neighbour_distances(train: Cells, query: Cells) -> Scores:
 def described_index(model: Model) -> ReferenceIndex:
     """Return the model's index with described labels, as a calibrated model has."""
     from scgp.describe import with_descriptions
+    from scgp.own import model_index
     from scgp.reference.index import ReferenceIndex
-    from scgp.which import model_index
 
     index = model_index(model)
     if index.gene_head is None:

@@ -100,7 +100,7 @@ def reference_curve(data: Path, model: Any) -> Points:
 
     import scgp
     from benchmarks.speed import real_cells
-    from scgp.which import model_index
+    from scgp.own import model_index
 
     index = model_index(model)
     rng = np.random.default_rng(0)

@@ -155,8 +155,8 @@ def moved(path: Path, chunk: int) -> dict[str, float]:
     import scgp
     from scgp.cells.counts import choose_counts
     from scgp.cells.genes import match_genes
+    from scgp.own import model_index
     from scgp.scale import job as jobs
-    from scgp.which import model_index
 
     def size(value: object) -> int:
         return sum(memoryview(frame).nbytes for frame in serialize(value)[1])

@@ -87,8 +87,8 @@ def measure_stages(adata: ad.AnnData, model: Any) -> tuple[list[Stage], float]:
     from scgp.cells.counts import choose_counts
     from scgp.cells.genes import match_genes
     from scgp.embed import CellVectors, embed_chunk, measured_by
+    from scgp.own import model_index
     from scgp.reference.answer import answer
-    from scgp.which import model_index
 
     index, config = model_index(model), model.config
     assert index.gene_head is not None

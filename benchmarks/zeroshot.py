@@ -166,7 +166,7 @@ def describing_heads(model: Model, terms: Sequence[str]) -> dict[str, GeneHead]:
     """Return the heads that compare cells with descriptions, without the penalty on seen terms."""
     from scgp.describe import describe
     from scgp.model.checkpoint import Model
-    from scgp.which import model_index
+    from scgp.own import model_index
 
     unmarked = Model(model.config, model.network, model.genes, model.phenotypes)
     heads = {}

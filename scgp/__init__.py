@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     load_model = Model.load
 
-__version__ = "0.10.0"
+__version__ = "0.11.0"
 
 __all__ = [
     "Model",

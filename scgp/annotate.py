@@ -23,6 +23,7 @@ from scgp.errors import ArgumentError
 from scgp.labelling import Labelled, Labeller, joined, label_blocks
 from scgp.labels import check_labels, read_candidates, read_covered
 from scgp.model.checkpoint import Model
+from scgp.own import model_index
 from scgp.phenotypes.text import TextEncoder
 from scgp.progress import progress_bar
 from scgp.reference.answer import answer
@@ -34,7 +35,7 @@ from scgp.representation import calibrated, query_vectors, read_representation, 
 from scgp.scale.workers import active_client, label_on_workers
 from scgp.slots import check_target, write_slots
 from scgp.texts import listed
-from scgp.which import model_index, opened, represented_index, resolve_index
+from scgp.which import opened, represented_index, resolve_index
 
 __all__ = [
     "annotate",

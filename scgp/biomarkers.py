@@ -21,6 +21,7 @@ from scgp.device import resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, warn_user
 from scgp.in_context.reading import check_context
+from scgp.own import model_index
 from scgp.slots import check_adata
 from scgp.what_if.asked import asked_of
 from scgp.what_if.cohorts import read_cohorts, with_enough
@@ -29,7 +30,7 @@ from scgp.what_if.marker_table import beside as joined
 from scgp.what_if.marker_table import check_beside, each, whole
 from scgp.what_if.removals import Cells
 from scgp.what_if.unit_evidence import Asking, drawn, gathered, removed, values
-from scgp.which import model_index, opened
+from scgp.which import opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,9 @@ from scgp.describe import uses_descriptions, with_descriptions
 from scgp.embed import embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
 from scgp.model.checkpoint import Model
+from scgp.own import own_index
 from scgp.phenotypes.ontology import Ontology
+from scgp.reference.background import WEIGHT, Background
 from scgp.reference.contents import OBSM
 from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import CELLS, fit_gene_head
@@ -150,6 +152,10 @@ def build_index(
     likeness_TT = None
     if uses_descriptions(model.details.get("calibration")):
         head, likeness_TT = with_descriptions(head, label_ids, model)
+    calibration = _calibration(model)
+    background = _background(model, calibration, label_ids, vectors.type_BE[kept], code_B[kept])
+    if calibration is not None and background is not None:
+        calibration = dataclasses.replace(calibration, weight_background=WEIGHT)
     return ReferenceIndex.build(
         vectors.cell_BE[kept],
         names,
@@ -157,12 +163,33 @@ def build_index(
         studies=None if studies is None else studies.to_numpy(dtype=object)[kept].tolist(),
         text_TD=model.project_terms(label_ids),
         model_fingerprint=model.fingerprint,
-        calibration=_calibration(model),
+        calibration=calibration,
+        background=background,
         gene_head=head,
         likeness_TT=likeness_TT,
         profiles=make_profiles(model, [averaged.rows()]),
         search=search,
     )
+
+
+def _background(
+    model: Model,
+    calibration: Fusion | None,
+    label_ids: list[str],
+    type_NE: np.ndarray,
+    code_N: np.ndarray,
+) -> Background | None:
+    """Return what the terms that the model was trained on say beside these labels.
+
+    None for a model that was not calibrated, or has no reference of its own.
+    """
+    own = own_index(model)
+    if own is None or calibration is None:
+        return None
+    return Background.make(
+        own.label_ids, own.text_TD, label_ids=label_ids, type_ND=type_NE, code_N=code_N,
+        temperature=calibration.temperature_text,
+    )  # fmt: skip
 
 
 def _of_representation(

@@ -15,6 +15,7 @@ import numpy as np
 from scgp.describe import describe
 from scgp.errors import ArgumentError, warn_user
 from scgp.model.checkpoint import Model
+from scgp.own import own_index
 from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.text import TextEncoder
 from scgp.reference.candidates import Candidates, make_candidates
@@ -22,7 +23,6 @@ from scgp.reference.decision import UNKNOWN
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.kinship import PENALTY
 from scgp.texts import encoder_for, read_terms, text_vectors, warn_readings
-from scgp.which import own_index
 
 
 def read_candidates(

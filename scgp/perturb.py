@@ -26,6 +26,7 @@ from scgp.errors import (
 )
 from scgp.groups import group_codes
 from scgp.in_context.reading import check_context
+from scgp.own import model_index
 from scgp.progress import progress_bar
 from scgp.slots import check_adata
 from scgp.what_if.matched_genes import levels
@@ -41,7 +42,7 @@ from scgp.what_if.perturbed_sets import (
     sets_of,
 )
 from scgp.what_if.removals import Cells
-from scgp.which import model_index, opened
+from scgp.which import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -20,13 +20,14 @@ from scgp.cells.vocabulary import GeneVocabulary
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, CheckpointError, GeneError
 from scgp.model.checkpoint import Model
+from scgp.own import model_index
 from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.text import TextEncoder
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.profiles import Profiles
 from scgp.texts import listed, read_terms, text_vectors, warn_readings
 from scgp.what_if.alike import label_likeness, tissue_likeness, usual_tissues
-from scgp.which import model_index, opened
+from scgp.which import opened
 
 #: Names that a message lists.
 _NAMED = 5

@@ -16,10 +16,10 @@ from scgp.cells.tokens import TokenBatch
 from scgp.describe import describe
 from scgp.embed import embed_adata, resolve_model, warn_empty
 from scgp.model.checkpoint import Model
+from scgp.own import own_index
 from scgp.phenotypes.text import TextEncoder
 from scgp.slots import check_target, write_slots
 from scgp.texts import listed, read_terms, text_vectors, warn_readings
-from scgp.which import own_index
 
 #: What a cosine counts beside a score of genes: the spread of the two over cells is then about
 #: equal. Chosen on terms held out of training; from 2 to 8 it hardly matters.

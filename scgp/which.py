@@ -3,7 +3,6 @@
 Must not know how an index answers (`reference`), nor how one is made (`build`).
 """
 
-import functools
 from pathlib import Path
 
 import anndata as ad
@@ -11,12 +10,10 @@ import anndata as ad
 from scgp.build import build_index
 from scgp.errors import ArgumentError, CountsError, FingerprintError
 from scgp.model.checkpoint import Model
+from scgp.own import model_index
 from scgp.reference.contents import OBSM, maker_fault
-from scgp.reference.index import MANIFEST, ReferenceIndex
+from scgp.reference.index import ReferenceIndex
 from scgp.representation import warn_uncalibrated
-
-#: Where a model keeps the index it was trained with.
-INDEX = "index"
 
 
 def resolve_index(
@@ -91,33 +88,3 @@ def opened(index: ReferenceIndex | str | Path, maker: str) -> ReferenceIndex:
         msg = f"the index {fault}"
         raise FingerprintError(msg)
     return index
-
-
-def model_index(model: Model) -> ReferenceIndex:
-    """Return the index that a model was trained with.
-
-    Raises
-    ------
-    ArgumentError
-        The model has none.
-    """
-    index = own_index(model)
-    if index is None:
-        msg = "this model has no reference of its own; pass reference= and label_key=, or index="
-        raise ArgumentError(msg)
-    return index
-
-
-def own_index(model: Model) -> ReferenceIndex | None:
-    """Return the index that a model was trained with, or None."""
-    if model.directory is None or not (model.directory / INDEX).is_dir():
-        return None
-    path = model.directory / INDEX
-    written = (path / MANIFEST).stat().st_mtime_ns if (path / MANIFEST).is_file() else 0
-    return _load_index(path, model.fingerprint, written)
-
-
-@functools.lru_cache(maxsize=2)
-def _load_index(path: Path, fingerprint: str, _written: int) -> ReferenceIndex:
-    """Load an index, once for each time that it was written."""
-    return ReferenceIndex.load(path, model_fingerprint=fingerprint)

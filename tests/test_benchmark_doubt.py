@@ -11,7 +11,7 @@ from benchmarks import ablations, doubt
 from benchmarks.held_out import Evidence, embedded, streams
 from scgp.cells.sampling import Sampler
 from scgp.model.network import CellTransformer
-from scgp.which import model_index
+from scgp.own import model_index
 
 # synthetic: a tree of five terms
 ABOVE = {

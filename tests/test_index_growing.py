@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 import scgp
 from scgp.errors import ArgumentError, FingerprintError
+from scgp.own import model_index
 from scgp.reference import store
 from scgp.reference.answer import answer, streams_of
 from scgp.reference.decision import Decision
@@ -15,7 +16,6 @@ from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import GeneHead
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.screening import removal_effects
-from scgp.which import model_index
 
 ARRAYS = ("code_N", "study_N", "drawn_N", "text_TD", "head_weight_TD", "head_bias_T", "names_N")
 PARTS = ("labels", "label_ids", "studies", "model_fingerprint", "calibration")

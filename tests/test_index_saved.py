@@ -15,10 +15,10 @@ import pytest
 
 from scgp.errors import ArgumentError, CheckpointError
 from scgp.model import directory
+from scgp.own import model_index
 from scgp.reference import memory, nearest, saved
 from scgp.reference.gene_head import GeneHead
 from scgp.reference.index import ReferenceIndex
-from scgp.which import model_index
 
 MAPPED = """
 import resource, sys, time

@@ -9,10 +9,10 @@ import pytest
 
 import scgp
 from scgp.errors import ArgumentError, CheckpointError
+from scgp.own import model_index
 from scgp.reference import nearest, store
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.store import Segment, VectorStore, choose_probes
-from scgp.which import model_index
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from scipy.stats import rankdata
 
 import scgp
 from scgp.describe import describe
+from scgp.own import model_index
 from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.gene_head import GeneHead
@@ -18,7 +19,6 @@ from scgp.reference.kinship import (
     likeness,
     shared_head,
 )
-from scgp.which import model_index
 
 B_CELL, NK, MONOCYTE = "CL:0000236", "CL:0000623", "CL:0000576"
 

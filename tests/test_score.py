@@ -14,12 +14,12 @@ import scgp
 from scgp.describe import describe
 from scgp.embed import embed_adata
 from scgp.errors import ArgumentError, CountsError, GeneError, ScgpWarning
+from scgp.own import model_index
 from scgp.phenotypes import text
 from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.terms import Phenotypes
 from scgp.phenotypes.text import TextEncoder, term_vectors
 from scgp.score import COSINE_WEIGHT
-from scgp.which import model_index
 
 B_CELL, T_CELL, NK, MONOCYTE = "CL:0000236", "CL:0000084", "CL:0000623", "CL:0000576"
 KILLER = "cytotoxic lymphocyte that kills tumour cells"

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import scgp
-from scgp.which import model_index
+from scgp.own import model_index
 
 MODEL = sorted((Path(__file__).parent / "releases").glob("*/model"))[-1]
 

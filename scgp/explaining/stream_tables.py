@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgp.reference.answer import streams_of
-from scgp.reference.evidence import STREAMS, fuse
+from scgp.reference.evidence import ALL_STREAMS, fuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,7 +100,7 @@ class StreamTables:
     def stream_rows(self, n: int, counted_BT: np.ndarray) -> list[dict[str, Any]]:
         """Return what each stream says of every label that any has among its first ``n``."""
         fusion = self.index.calibration
-        names = [name for name in STREAMS if name in self.streams]
+        names = [name for name in ALL_STREAMS if name in self.streams]
         total = sum(fusion.weight(name) for name in names)
         weights = {name: fusion.weight(name) / (total or 1.0) for name in names} | {"fused": 1.0}
         every = {**self.streams, "fused": self.fused_BT}

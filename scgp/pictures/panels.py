@@ -31,6 +31,7 @@ _STREAMS = {
     "head": "linear\nhead",
     "gene": "gene\nhead",
     "described": "descrip-\ntion",
+    "background": "back-\nground",
     "fused": "fused",
 }
 #: Labels of the middle panel, and cells of the right one.
@@ -134,7 +135,8 @@ def _draw_genes(ax: Axes, genes: pd.DataFrame, row: pd.Series) -> None:
 def _draw_streams(ax: Axes, streams: pd.DataFrame) -> None:
     """Draw a dot for each label and stream, and a ring round the first of each stream."""
     table = streams.pivot_table(index="label", columns="stream", values="probability")
-    table = table.reindex(columns=list(_STREAMS))
+    shown = [key for key in _STREAMS if key != "background" or key in table.columns]
+    table = table.reindex(columns=shown)
     first = streams.groupby("label")["rank"].min().loc[table.index].to_numpy()
     fused = table["fused"].to_numpy()
     leading = np.lexsort((-fused, first))[:_LABELS]
@@ -147,26 +149,26 @@ def _draw_streams(ax: Axes, streams: pd.DataFrame) -> None:
         if p_TS[i, j] >= _WRITTEN:
             x, side = (j, "center") if p_TS[i, j] >= _INSIDE else (j + 0.3, "left")
             ax.text(x, i, f"{p_TS[i, j]:.2f}", ha=side, va="center", fontsize=8)
-    heard = [j for j in range(len(_STREAMS)) if np.nansum(p_TS[:, j]) > 0]
+    heard = [j for j in range(len(shown)) if np.nansum(p_TS[:, j]) > 0]
     best = [int(np.nanargmax(p_TS[:, j])) for j in heard]
     ax.scatter(heard, best, s=1.25 * _AREA, facecolors="none", edgecolors="black", linewidths=1.1)
-    ax.axvline(len(_STREAMS) - 1.5, color="#BBBBBB", lw=0.8)
-    ax.set_xticks(range(len(_STREAMS)), _stream_names(streams), fontsize=9)
+    ax.axvline(len(shown) - 1.5, color="#BBBBBB", lw=0.8)
+    ax.set_xticks(range(len(shown)), _stream_names(streams, shown), fontsize=9)
     ax.set_yticks(range(len(kept)), [wrap(label) for label in kept], fontsize=8.5)
     counted = set(streams["label"][streams["counted"]])
     for tick, label in zip(ax.get_yticklabels(), kept, strict=True):
         tick.set_fontweight("bold" if label in counted else "normal")
-    ax.set(xlim=(-0.6, len(_STREAMS) - 0.4), ylim=(len(kept) - 0.4, -0.6))
+    ax.set(xlim=(-0.6, len(shown) - 0.4), ylim=(len(kept) - 0.4, -0.6))
     ax.set_xlabel("stream, and its share in the fusion")
     told = "(ring: first in the stream;\nbold: counts for the explained label)"
     _finish(ax, f"probability of each label {told}")
 
 
-def _stream_names(streams: pd.DataFrame) -> list[str]:
+def _stream_names(streams: pd.DataFrame, shown: list[str]) -> list[str]:
     """Return what stands under the dots: the stream and its share; "silent" where it has no row."""
     weight = streams.groupby("stream")["weight"].first()
-    named = {key: f"{name}\n{weight.get(key, 0):.0%}" for key, name in _STREAMS.items()}
-    named |= {key: f"{name}\nsilent" for key, name in _STREAMS.items() if key not in weight}
+    share = {key: f"{weight[key]:.0%}" if key in weight else "silent" for key in shown}
+    named = {key: f"{_STREAMS[key]}\n{share[key]}" for key in shown}
     return [*(named | {"fused": _STREAMS["fused"]}).values()]
 
 

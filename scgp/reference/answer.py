@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from scgp.phenotypes.ontology import Ontology
+from scgp.reference.background import Reading
 from scgp.reference.candidates import Candidates, choose
 from scgp.reference.conformal import label_sets, set_names
 from scgp.reference.decision import Decision, decide
 from scgp.reference.evidence import (
+    BACKGROUND,
     Fusion,
     described_evidence,
     fuse,
@@ -45,10 +47,12 @@ def streams_of(
     fusion: Fusion,
     *,
     found: tuple[np.ndarray, np.ndarray] | None = None,
+    reading: Reading | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return the evidence of the streams (each B x T) and the largest cosine (B).
 
-    ``found`` is what `ReferenceIndex.search` gave for the cells, where they have been searched for.
+    ``found`` is what `ReferenceIndex.search` gave for the cells, where they have been searched for,
+    and ``reading`` what `reading_of` gave. The background is left out where the index has none.
     The stream of scores by description is left out where the index has none (before 0.5.0). An
     index of a representation has neighbours and head alone.
     """
@@ -76,7 +80,17 @@ def streams_of(
         streams["described"] = described_evidence(
             score_BS[:, n_labels:], has_T, temperature=DESCRIBED_TEMPERATURE
         )
+    reading = reading_of(index, type_BE, fusion) if reading is None else reading
+    if reading is not None:
+        streams[BACKGROUND] = reading.prior_BT
     return streams, similarity_BK[:, 0]
+
+
+def reading_of(index: ReferenceIndex, type_BE: np.ndarray, fusion: Fusion) -> Reading | None:
+    """Return what the background of an index says of cells, or None where it has none."""
+    if index.background is None:
+        return None
+    return index.background.read(type_BE, fusion.temperature_text)
 
 
 def answer(
@@ -146,7 +160,10 @@ def _answer_block(
     set_mass: float | None,
 ) -> Decision:
     """Answer the cells of one block."""
-    streams, nearest_B = streams_of(index, cell_BE, type_BE, score_BS, fusion, found=found)
+    reading = reading_of(index, type_BE, fusion)
+    streams, nearest_B = streams_of(
+        index, cell_BE, type_BE, score_BS, fusion, found=found, reading=reading
+    )
     empty_B = np.logical_not(np.any(cell_BE, axis=1))
     novelty_B = np.where(empty_B, np.nan, np.clip(1 - nearest_B, 0, 2)).astype(np.float32)
     if candidates is not None:
@@ -170,6 +187,7 @@ def _answer_block(
         weight_near=fusion.weight_near,
         support_BT=pooled_BT if fusion.pooled else None,
         confidence=fusion.confidence,
+        reading=reading,
     )
     if set_mass is not None:
         sets_BT = label_sets(pooled_BT, set_mass) & ~empty_B[:, None]

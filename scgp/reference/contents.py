@@ -38,6 +38,9 @@ GENE_ARRAYS = {
 }
 # What the gene head has had since 0.5.0.
 DESCRIBED = "gene_head_described_HT"
+# The background, both or none, since 0.11.0; and its terms.
+BACKGROUND = {"background_text_UD": np.float32, "background_read_TU": np.float32}
+BACKGROUND_IDS = "background_ids"
 TEXTS = ("labels", "label_ids", "studies")
 # Of an index of a representation in obsm: what was taken from it before rows were scaled.
 CENTRE = "centre_D"
@@ -111,9 +114,13 @@ def array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
     if DESCRIBED in arrays:
         gene = {**GENE_ARRAYS, DESCRIBED: np.float16}
     centre: dict[str, Any] = {CENTRE: np.float32} if CENTRE in arrays else {}
-    kinds = {name: np.dtype(kind) for name, kind in {**ARRAYS, **gene, **centre}.items()}
+    has_background = bool({*BACKGROUND, BACKGROUND_IDS} & arrays.keys())
+    background: dict[str, Any] = BACKGROUND if has_background else {}
+    every = {**ARRAYS, **gene, **centre, **background}
+    kinds = {name: np.dtype(kind) for name, kind in every.items()}
     odd = [name for name, kind in kinds.items() if name not in arrays or arrays[name].dtype != kind]
     texts = [*TEXTS, *(["names_N"] if "names_N" in arrays else [])]
+    texts += [BACKGROUND_IDS] if has_background else []
     odd += [name for name in texts if name not in arrays or arrays[name].dtype.kind != "U"]
     return f"lacks {', '.join(odd)}, or has them in another type" if odd else ""
 
@@ -164,6 +171,8 @@ def content_fault(index: Any, *, n_cells: int, width: int) -> str:
         value = getattr(index, name)
         if value is not None and not np.isfinite(value).all():
             return f"{name} holds NaN or infinite values"
+    if index.background is not None and (fault := index.background.fault(index.label_ids)):
+        return str(fault)
     return "" if index.gene_head is None else _gene_head_fault(index.gene_head, n_labels)
 
 

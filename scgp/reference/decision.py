@@ -15,6 +15,10 @@ The rule, for a threshold t:
    (`says_something`). A cell comes here because its label is in doubt, so a term must be surer.
 3. Otherwise the cell is "unknown".
 
+Where the reference has a background, a label is no surer than that the cell is of one of its types
+at all. If that is below t, the cell lies outside: 1 is left out, and 2 holds what the background
+says of a term against the bounds.
+
 A cell unlike every reference cell, or unlike the text of every label, can have no label of the
 reference, so 1 is left out, and 2 is
 narrowed to proper ancestors of the leaf that more labels than those of the leaf share and not
@@ -33,6 +37,7 @@ from numpy.typing import NDArray
 
 from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
+from scgp.reference.background import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -235,9 +240,14 @@ def _decide_block(
     threshold: float,
     threshold_above: float,
     confidence: Confidence,
+    reading: Reading | None,
 ) -> _Answers:
     cells = np.arange(len(posterior_BT))
     mass_BT = confidence(support_BT @ plan.below_TT, nearest_B[:, None])
+    outside_B = np.zeros(len(cells), bool)
+    if reading is not None:
+        mass_BT = np.minimum(mass_BT, reading.covered_B[:, None])
+        outside_B = reading.covered_B < threshold - SLACK
     mass_BA = confidence(support_BT @ plan.below_TA, nearest_B[:, None])
     worth_BT = posterior_BT if plan.worth_TT is None else posterior_BT @ plan.worth_TT
     leaf_B = worth_BT.argmax(axis=1)
@@ -249,6 +259,10 @@ def _decide_block(
     label_B = np.where(sure_B, np.where(deeper_B >= 0, deeper_B, leaf_B), -1)
     broad_BA = (mass_BA >= max(threshold, threshold_above) - SLACK) & plan.useful_A
     broad_BA &= plan.narrower_TA[leaf_B] | ~novel_B[:, None]
+    if reading is not None:
+        mass_BA = np.where(outside_B[:, None], reading.mass_BA, mass_BA)
+        enough_BA = mass_BA >= max(threshold, threshold_above) - SLACK
+        broad_BA = np.where(outside_B[:, None], enough_BA & plan.useful_A, broad_BA)
     term_B = np.where(sure_B, -1, _best(plan.rank_A, mass_BA, broad_BA))
     mass_B = np.where(sure_B, mass_BT[cells, label_B], 0.0)
     backed_off = np.flatnonzero(term_B >= 0)
@@ -271,6 +285,7 @@ def decide(
     weight_near: float = 0.0,
     support_BT: NDArray[np.floating[Any]] | None = None,
     confidence: Confidence = _as_it_is,
+    reading: Reading | None = None,
 ) -> Decision:
     """Give every cell a label, a broader term, or "unknown".
 
@@ -300,6 +315,8 @@ def decide(
     confidence
         Turns rolled-up probabilities and cosines to the nearest reference cell into calibrated
         probabilities, which are what the threshold is held against.
+    reading
+        What the background of the reference says of the cells; None: it has none.
 
     Returns
     -------
@@ -340,6 +357,7 @@ def decide(
             threshold=threshold,
             threshold_above=threshold_above,
             confidence=confidence,
+            reading=None if reading is None else Reading(*(x[i : i + BLOCK] for x in reading)),
         )
         for i in range(0, max(n_cells, 1), BLOCK)
     ]

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STREAMS = ("neighbour", "text", "head", "gene", "described")
+# A stream that is not fitted: what a model's other terms say (`scgp.reference.background`).
+BACKGROUND = "background"
+ALL_STREAMS = (*STREAMS, BACKGROUND)
 # No stream may rule a label out alone: neighbours give an exact 0 to every label not among them.
 FLOOR = 1e-4
 # What a term above the labels needs: of the cells of left-out studies that get one, 97 % are of it
@@ -38,6 +41,7 @@ ALIKE = 0.5
 ADDED = {
     "weight_gene": 0.0,
     "weight_described": 0.0,
+    "weight_background": 0.0,
     "pooled": False,
     "threshold_above": 0.0,
     "set_mass": (),
@@ -72,6 +76,7 @@ class Fusion:
     weight_head: float = 0.4
     weight_gene: float = 0.4
     weight_described: float = 0.4
+    weight_background: float = 0.0
     threshold: float = 0.5
     threshold_above: float = THRESHOLD_ABOVE
     novelty_threshold: float = -1.0
@@ -95,7 +100,7 @@ class Fusion:
         if (
             not (whole and real)
             or min(self.temperature_neighbour, self.temperature_text) <= 0
-            or min(self.weight_near, *(self.weight(name) for name in STREAMS)) < 0
+            or min(self.weight_near, *(self.weight(name) for name in ALL_STREAMS)) < 0
             or not (0 <= self.threshold <= 1 and 0 <= self.threshold_above <= 1)
             or list(self.set_mass) != sorted(self.set_mass)
         ):
@@ -254,9 +259,9 @@ def _floored(
     streams: Mapping[str, NDArray[np.floating[Any]]],
 ) -> dict[str, NDArray[np.float64]]:
     """Return the probabilities of each stream with the floor added; NaN where it is silent."""
-    odd = sorted(set(streams) - set(STREAMS))
+    odd = sorted(set(streams) - set(ALL_STREAMS))
     if odd or not streams:
-        message = f"streams are {sorted(streams)}, expected some of {STREAMS}"
+        message = f"streams are {sorted(streams)}, expected some of {ALL_STREAMS}"
         raise ArgumentError(message)
     shapes = {np.shape(stream) for stream in streams.values()}
     if len(shapes) > 1:
@@ -286,7 +291,7 @@ def fuse(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> ND
     Parameters
     ----------
     streams
-        Those of `STREAMS`, or some of them, each B x T.
+        Those of `ALL_STREAMS`, or some of them, each B x T.
 
     Returns
     -------

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scgp.reference.background import Background
     from scgp.reference.evidence import Fusion
     from scgp.reference.gene_head import GeneHead
     from scgp.reference.index import ReferenceIndex
@@ -66,6 +67,7 @@ def merged(
         names_N=_names(indexes),
         gene_head=_for_labels(with_head.gene_head, with_head.labels, labels),
         profiles=next((i.profiles for i in indexes if i.profiles is not None), None),
+        background=_background(indexes, labels),
         opened=None,
     )
     return _checked(index)
@@ -112,6 +114,7 @@ def thinned(
         calibration=without_promises(index.calibration),
         names_N=None if index.names_N is None else index.names_N[kept_N],
         gene_head=_for_labels(index.gene_head, index.labels, labels),
+        background=None if index.background is None else index.background.taken(label_T.tolist()),
         opened=None,
     )
     return _checked(thinner)
@@ -221,6 +224,34 @@ def _texts(indexes: Sequence[ReferenceIndex], labels: list[str]) -> NDArray[np.f
         place = np.searchsorted(labels, [index.labels[t] for t in has])
         text_TD[place] = index.text_TD[has]
     return text_TD
+
+
+def _background(indexes: Sequence[ReferenceIndex], labels: list[str]) -> Background | None:
+    """Return the background of all labels, with what was read of the cells of each.
+
+    None where the first index has none, or where nothing is known of a label: neither has the model
+    been trained on it, nor are its cells read.
+    """
+    first = indexes[0].background
+    if first is None:
+        return None
+    sum_TU = np.zeros((len(labels), len(first.ids)))
+    size_T1 = np.zeros((len(labels), 1))
+    for index in indexes:
+        background = index.background
+        if background is None or background.ids != first.ids:
+            continue
+        place = np.searchsorted(labels, index.labels)
+        read = ~np.isnan(background.read_TU).any(axis=1)
+        size_L1 = np.where(read, index.cells_per_label_T, 0)[:, None]
+        sum_TU[place] += size_L1 * np.nan_to_num(background.read_TU)
+        size_T1[place] += size_L1
+    read_TU = np.full(sum_TU.shape, np.nan)
+    np.divide(sum_TU, size_T1, out=read_TU, where=size_T1 > 0)
+    whole = dataclasses.replace(
+        first, label_ids=tuple(_ids(indexes, labels)), read_TU=read_TU.astype(np.float32)
+    )
+    return whole if np.all(whole.known_T | (size_T1[:, 0] > 0)) else None
 
 
 def _names(indexes: Sequence[ReferenceIndex]) -> NDArray[np.str_] | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from scgp.reference.background import Background
     from scgp.reference.gene_head import GeneHead
     from scgp.reference.profiles import Profiles
 
@@ -71,6 +72,9 @@ class ReferenceIndex(IndexParts):
         (float32), or None: the vectors are a model's.
     profiles
         What the labels express (`scgp.predict_expression`), or None.
+    background
+        What the terms that the model was trained on say beside these labels, or None: for an index
+        that a model was trained with, and for representations.
     opened
         Directory that the index was read from, and checksum of its manifest; None: made here, also
         from others by `add`, `remove`, `merge` or `compact`.
@@ -93,6 +97,7 @@ class ReferenceIndex(IndexParts):
         likeness_TT: NDArray[np.floating[Any]] | None = None,
         centre_D: NDArray[np.float32] | None = None,
         profiles: Profiles | None = None,
+        background: Background | None = None,
         search: str = "auto",
         seed: int = 0,
     ) -> ReferenceIndex:
@@ -122,6 +127,8 @@ class ReferenceIndex(IndexParts):
             What was taken from a representation in ``obsm``; None for vectors of a model.
         profiles
             Mean profiles, of any labels.
+        background
+            A background whose labels are these.
         search
             ``"exact"`` compares a query with every cell. ``"lists"`` puts the vectors into lists
             and reads as few of them as found .99 of the nearest 15 of 500 cells (`recall` says
@@ -166,6 +173,7 @@ class ReferenceIndex(IndexParts):
             gene_head=gene_head,
             centre_D=centre_D,
             profiles=profiles,
+            background=background,
         )
         if fault := content_fault(index, n_cells=n_cells, width=width):
             message = f"cannot build an index: {fault}"
@@ -295,8 +303,10 @@ class ReferenceIndex(IndexParts):
         labels (as `scgp.build_index` does), so that the new one is not, unless `likeness_TT` is
         passed. The gene head and the mean profiles are those of the first index
         that has some: their counts are not kept. A label that the gene head does not know is
-        answered by the other streams. The calibration is that of the first index, without label
-        sets and without a bound for texts (``novelty_text``), which were measured on its own cells.
+        answered by the other streams. The background is that of the first index, and goes if one of
+        the labels is known neither to the model nor to an index that has a background. The
+        calibration is that of the first index, without label sets and without a bound for texts
+        (``novelty_text``), which were measured on its own cells.
 
         One index alone, without `likeness_TT`, keeps its heads and its calibration; with `search`
         "auto" it is returned as it is.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scgp.reference.background import Background
     from scgp.reference.evidence import Fusion
     from scgp.reference.gene_head import GeneHead
     from scgp.reference.profiles import Profiles
@@ -45,6 +46,7 @@ class IndexParts:
     gene_head: GeneHead | None = None
     centre_D: NDArray[np.float32] | None = None
     profiles: Profiles | None = None
+    background: Background | None = None
     opened: tuple[Path, str] | None = None
 
     def __repr__(self) -> str:

@@ -15,8 +15,10 @@ import numpy as np
 
 from scgp.errors import ArgumentError, CheckpointError, FingerprintError
 from scgp.model.directory import load_npz, read_directory, save_npz, write_directory
+from scgp.reference.background import Background
 from scgp.reference.contents import (
     ARRAYS,
+    BACKGROUND_IDS,
     CENTRE,
     TEXTS,
     array_fault,
@@ -53,6 +55,12 @@ def write_index(index: ReferenceIndex, path: str | Path, *, overwrite: bool) -> 
         arrays["names_N"] = index.names_N
     if index.centre_D is not None:
         arrays[CENTRE] = index.centre_D
+    if index.background is not None:
+        arrays |= {
+            BACKGROUND_IDS: np.array(index.background.ids),
+            "background_text_UD": index.background.text_UD,
+            "background_read_TU": index.background.read_TU,
+        }
     head = index.gene_head
     if head is not None:
         arrays |= {f"gene_head_{name}": x for name, x in head.arrays().items()}
@@ -185,6 +193,7 @@ def read_index(
         gene_head=_gene_head(arrays),
         centre_D=arrays.get(CENTRE),
         profiles=_profiles(path, manifest["files"]),
+        background=_background(arrays),
         opened=(path, str(manifest["checksum"])),
         **contents,
     )
@@ -275,6 +284,18 @@ def _gene_head(arrays: dict[str, NDArray[Any]]) -> GeneHead | None:
     names = [field.name for field in dataclasses.fields(GeneHead)]
     found = {n: arrays[f"gene_head_{n}"] for n in names if f"gene_head_{n}" in arrays}
     return GeneHead(**found) if found else None
+
+
+def _background(arrays: dict[str, NDArray[Any]]) -> Background | None:
+    """Return the background of labels.npz; indexes of earlier versions have none."""
+    if BACKGROUND_IDS not in arrays:
+        return None
+    return Background(
+        tuple(arrays[BACKGROUND_IDS].tolist()),
+        arrays["background_text_UD"],
+        tuple(arrays["label_ids"].tolist()),
+        arrays["background_read_TU"],
+    )
 
 
 def _profiles(path: Path, listed: Container[str]) -> Profiles | None:

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from scgp.model.network import CellInput
-from scgp.reference.evidence import FLOOR, STREAMS
+from scgp.reference.evidence import ALL_STREAMS, BACKGROUND, FLOOR
 from scgp.reference.gene_head import CLIP, TEMPERATURE
 from scgp.reference.kinship import DESCRIBED_TEMPERATURE
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from scgp.cells.tokens import TokenBatch
     from scgp.model.network import CellTransformer
+    from scgp.reference.background import Background
+    from scgp.reference.evidence import Fusion
     from scgp.reference.gene_head import GeneHead
     from scgp.reference.index import ReferenceIndex
 
@@ -145,7 +147,9 @@ def log_posterior(
     }
     if index.calibration.weight_neighbour > 0:  # else nobody hears what takes long to ask
         streams["neighbour"] = _neighbours(cell_BE, index)
-    names = [name for name in STREAMS if name in streams]
+    if index.background is not None:
+        streams[BACKGROUND] = _background(type_BE, index.background, index.calibration)
+    names = [name for name in ALL_STREAMS if name in streams]
     probability_MBT = torch.stack([streams[name] for name in names]).double()
     weight_M = torch.tensor([index.calibration.weight(name) for name in names]).double()
     weight_M11 = weight_M[:, None, None]
@@ -177,6 +181,15 @@ def _text(type_BE: Tensor, index: ReferenceIndex) -> Tensor:
     logit_BT = type_BE @ text_TE.T / index.calibration.temperature_text
     probability_BT = torch.softmax(torch.where(has_T, logit_BT, -torch.inf), 1)
     return torch.where(has_T, probability_BT, torch.nan)
+
+
+def _background(type_BE: Tensor, background: Background, fusion: Fusion) -> Tensor:
+    """Tell what all terms of the model say in the labels of the reference; NaN: nothing."""
+    logit_BU = type_BE @ torch.tensor(background.text_UD).T / fusion.temperature_text
+    share_UT = torch.tensor(background.share_UT)
+    raw_BT = torch.softmax(logit_BU.double(), 1) @ share_UT
+    prior_BT = raw_BT / raw_BT.sum(1, keepdim=True).clamp(min=1e-300)
+    return prior_BT.masked_fill(~(share_UT != 0).any(0), torch.nan).float()
 
 
 def _genes(
