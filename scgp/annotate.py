@@ -80,6 +80,8 @@ def annotate(
         or Ensembl id. With `use_rep` neither counts nor genes are read.
     reference, label_key
         Your own atlas, and the ``obs`` column with its labels; instead of the default reference.
+        Cells that the model reads as types which the atlas lacks get no label of it, but a broader
+        term or "unknown".
     index
         What :func:`scgp.build_index` made, or its directory; instead of `reference`.
     labels

@@ -160,6 +160,7 @@ def explain(
             counted_T=counted_BT[b],
             probability=float(probability_B[b]),
             confidence=float(sure_B[b]),
+            term_id=str(decision.ontology_id[b]) if decision.status[b] == "ancestor" else "",
         )
         for b in told.filled
     ]

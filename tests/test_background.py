@@ -226,6 +226,26 @@ def test_the_stream_has_its_weight_and_is_explained(lacking):
     assert rows["weight"].iloc[0] == pytest.approx(0.5)
 
 
+def test_a_removed_gene_leaves_the_confidence_as_annotate_would_have_it(lacking):
+    """Of every answer, the broader terms of cells outside the reference among them."""
+    index, query = lacking
+    scgp.annotate(query, index=index, progress=False)
+    status = query.obs["scgp_status"].to_numpy(str)
+    rows = [*np.flatnonzero(status == "ancestor")[:3], *np.flatnonzero(status == "labelled")[:3]]
+    found = scgp.explain(query, rows, index=index, n_genes=3)
+    for cell, genes in found.genes.groupby("cell"):
+        row = genes.iloc[0]
+        altered = query[[cell]].copy()
+        column = query.var_names.get_loc(row["gene"])
+        counts = altered.X.toarray()
+        counts[0, column] = 0
+        altered.X = counts
+        scgp.annotate(altered, index=index, progress=False)
+        before, after = query.obs.loc[cell], altered.obs.loc[cell]
+        if after["scgp_cell_type"] == before["scgp_cell_type"]:
+            assert row["confidence_without"] == pytest.approx(after["scgp_confidence"], abs=1e-5)
+
+
 # ---- kept, grown, thinned ----
 
 

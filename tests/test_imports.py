@@ -27,6 +27,7 @@ VERBS = {
     "slots",
     "texts",
     "which",
+    "own",
     "explain",
     "scale",
     "labelling",

@@ -15,7 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from scgp.embed import CHUNK, CellVectors, embed_rows
-from scgp.reference.answer import answer, streams_of
+from scgp.phenotypes.ontology import Ontology
+from scgp.reference.answer import answer, reading_of, streams_of
 from scgp.reference.evidence import fuse, pool
 from scgp.reference.screening import removal_effects
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from scgp.cells.tokens import TokenBatch
     from scgp.model.checkpoint import Model
+    from scgp.reference.background import Reading
     from scgp.reference.index import ReferenceIndex
 
 #: Genes of each direction that are removed: those of the largest estimated effects, and never
@@ -51,6 +53,8 @@ class Subject:
         Labels that count for the explained one.
     probability, confidence
         Their fused probability, and the calibrated confidence in the explained label.
+    term_id
+        The term, where the explained answer is a broader term; ``""`` where it is a label.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Subject:
     counted_T: np.ndarray
     probability: float
     confidence: float
+    term_id: str
 
 
 def embed_scored(
@@ -158,6 +163,17 @@ def _blocks(
     yield sp.vstack(waiting, format="csr")
 
 
+def _beside(
+    reading: Reading, sure_R: np.ndarray, term_id: str, index: ReferenceIndex
+) -> np.ndarray:
+    """Return confidences as `scgp.reference.decision` has them beside a background."""
+    if not term_id:
+        return np.minimum(sure_R, reading.covered_B)
+    outside_R = reading.covered_B < index.calibration.threshold
+    mass_R = reading.mass_BA[:, Ontology("CL").closure(index.label_ids).index(term_id)]
+    return np.where(outside_R, mass_R, sure_R)
+
+
 def _table(
     model: Model,
     index: ReferenceIndex,
@@ -177,6 +193,9 @@ def _table(
     # a cell of that gene alone has no answer without it
     after_R = np.where(found.total_B > 0, fused_RT @ subject.counted_T, 0.0)
     sure_R = fusion.confidence(support_RT @ subject.counted_T, nearest_R)
+    reading = reading_of(index, found.type_BE, fusion)
+    if reading is not None:
+        sure_R = _beside(reading, sure_R, subject.term_id, index)
     sure_R = np.where(found.total_B > 0, sure_R, 0.0)
     answers = answer(index, found.cell_BE, found.type_BE, score_RT)
     label_R = np.concatenate([decision.label for decision in answers])

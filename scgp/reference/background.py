@@ -152,7 +152,7 @@ class Background:
 
     @functools.cached_property
     def covered_U(self) -> NDArray[np.float64]:
-        """Whether a label lies on one line with each term, or the cells of one are read as it."""
+        """Whether a label lies on one line with each term, or it is contested."""
         line_U = (self._below_TU | self._above_TU).any(axis=0)
         return np.asarray(line_U | self._contested_TU.any(axis=0), float)
 
@@ -185,10 +185,14 @@ class Background:
     @functools.cached_property
     def _contested_TU(self) -> NDArray[np.bool_]:
         """Whether the cells of a label are read as a term that its own term does not explain."""
-        read_TU = np.nan_to_num(self.read_TU)
-        often_TU = read_TU >= READ_AS * np.maximum(read_TU.max(axis=1, keepdims=True), 1e-30)
         line_TU = self._below_TU | self._above_TU
-        return np.asarray(often_TU & ~(line_TU & self.known_T[:, None]), bool)
+        return (self._often_TU >= READ_AS) & ~(line_TU & self.known_T[:, None])
+
+    @functools.cached_property
+    def _often_TU(self) -> NDArray[np.float64]:
+        """How often the cells of a label are read as a term, beside what they are read as most."""
+        read_TU = np.nan_to_num(self.read_TU.astype(np.float64))
+        return read_TU / np.maximum(read_TU.max(axis=1, keepdims=True, initial=0), 1e-30)
 
     @functools.cached_property
     def _below_TU(self) -> NDArray[np.bool_]:
