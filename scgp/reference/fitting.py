@@ -30,7 +30,7 @@ FIRST = ("head", "described")
 SOFTENED = 0.01
 #: Cells less like the reference, or less like the text of every label, than this share of the
 #: held-out cells of known types are novel. No bound tells types that the network was never shown
-#: much better than chance in a new study: .03 for the text found 12 % of them, and took the label
+#: much better than chance in a new study: .03 for the text found 11 % of them, and took the label
 #: from 4 % of the cells of known types, of which 7 in 10 were right (docs/log.md).
 NOVEL_SHARE = 0.01
 #: What cells of types that the reference lacks weigh when the confidence is fitted.
