@@ -35,9 +35,9 @@ GENES = (
     "ACTB",
 )  # fmt: skip
 SHOWN = [
-    "gene", "n_cells", "n_contexts", "value", "effect", "p", "effect_matched", "excess",
-    "rank_matched", "effect_adjusted", "effect_embedding", "effect_static", "effect_value",
-    "effect_coexpression", "effect_untrained",
+    "gene", "n_cells", "n_contexts", "n_donors", "value", "effect", "p", "effect_matched",
+    "excess", "rank_matched", "replication", "effect_adjusted", "effect_embedding",
+    "effect_static", "effect_value", "effect_coexpression", "effect_untrained",
 ]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def vwf(data: Path, model: Any, seeds: list[int]) -> dict[str, pd.DataFrame]:
     from benchmarks.polyfunction_measure import endothelium
 
     found = {}
-    for label, cells in endothelium(data).items():
+    for label, cells in endothelium(data, model).items():
         parts = []
         for seed in seeds:
             names = [gene for gene in GENES if gene in cells.var_names]

@@ -70,8 +70,10 @@ def thinned(adata: ad.AnnData, group: str, donor: str, seed: int) -> ad.AnnData:
     return adata[np.sort(order[rank < MOST])].copy()
 
 
-def endothelium(data: Path) -> dict[str, ad.AnnData]:
-    """Return the endothelial cells of liver, breast and fetal organs."""
+def endothelium(data: Path, model: Model) -> dict[str, ad.AnnData]:
+    """Return the endothelial cells of liver, breast, fetal organs and skin."""
+    from benchmarks.polyfunction_skin import skin_endothelium
+
     found = {}
     for label, name in (
         ("liver", "he2020_liver"),
@@ -84,6 +86,7 @@ def endothelium(data: Path) -> dict[str, ad.AnnData]:
             cells.obs["cell_type" if label != "fetal organs" else "tissue"].astype(str).to_numpy()
         )
         found[label] = cells
+    found["skin"] = skin_endothelium(data, model)
     return found
 
 
@@ -191,7 +194,7 @@ def gradient(data: Path, model: Model, gene: str) -> tuple[pd.DataFrame, dict[st
     The gene's own counts are hidden from the prediction; read in every cell, expressed or not.
     """
     rows = []
-    for label, cells in endothelium(data).items():
+    for label, cells in endothelium(data, model).items():
         cells.obs["place"] = (
             cells.obs["cell_type"].astype(str) + ", " + cells.obs["tissue"].astype(str)
         )
@@ -225,7 +228,7 @@ def known_facts(data: Path, model: Model, gene: str, seed: int) -> list[dict[str
         torch.manual_seed(seed)
         untrained = CellTransformer(model.config).eval()
     found: list[dict[str, object]] = []
-    for label, adata in endothelium(data).items():
+    for label, adata in endothelium(data, model).items():
         counts = choose_counts(adata)
         token_V = match_genes(counts, model.genes).token_of_column
         cells = CellsToRead(model, lambda c=counts: count_blocks(c), token_V, counts.n_cells)

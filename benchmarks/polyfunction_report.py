@@ -28,8 +28,11 @@ def write(found: dict[str, Any], path: Path) -> None:
         "",
         "Effects are shares of variance between contexts, corrected for chance; `excess` is the",
         "effect of a gene less the median of expression-matched genes in the same cells, and",
-        "`rank` the share of these whose effect is as large. Static: 0 by construction. Means over",
-        "seeds (which draw the matched genes, the permutations and the untrained network).",
+        "`rank` the share of these whose effect is as large. Replication: cosine between the context",
+        "means of halves of the donors, where donors share contexts. Static: 0 by construction.",
+        "Means over seeds (which draw the matched genes, the permutations and the untrained network).",
+        "Skin has no authors' labels: endothelial cells of three healthy donors are called by",
+        "`scgp.annotate`, venular and other ones told by marker genes (`polyfunction_skin.py`).",
         "",
     ]
     lines += _vwf(found.get("vwf", {})) + _gradient(found.get("gradient"))
@@ -58,8 +61,9 @@ def _vwf(tables: dict[str, list[dict[str, Any]]]) -> list[str]:
         mean = mean.sort_values("excess", ascending=False)
         lines += [f"## Endothelium of {label}", ""]
         header = [
-            "gene", "cells", "contexts", "value", "effect", "p", "matched", "excess", "sd", "rank",
-            "adjusted", "embedding", "static", "value token", "co-expression", "untrained",
+            "gene", "cells", "contexts", "donors", "value", "effect", "p", "matched", "excess",
+            "sd", "rank", "replication", "adjusted", "embedding", "static", "value token",
+            "co-expression", "untrained",
         ]  # fmt: skip
         rows = []
         for gene, row in mean.iterrows():
@@ -69,10 +73,12 @@ def _vwf(tables: dict[str, list[dict[str, Any]]]) -> list[str]:
                     name,
                     f"{row['n_cells']:.0f}",
                     f"{row['n_contexts']:.0f}",
+                    f"{row['n_donors']:.0f}",
                     _number(row["value"], 2),
                 ]
                 + [_number(row[c]) for c in ("effect", "p", "effect_matched", "excess")]
-                + [_number(spread[gene]), _number(row["rank_matched"], 2)]
+                + [_number(spread[gene])]
+                + [_number(row[c], 2) for c in ("rank_matched", "replication")]
                 + [_number(row[c]) for c in numbers[-6:]]
             )
         lines += _table(header, rows)
