@@ -40,6 +40,13 @@ def test_a_release_is_read_with_the_same_outputs(folder, all_blood):
             near, rows = index.search(expected["vectors"], expected["near"].shape[1])
             np.testing.assert_allclose(near, expected["near"], rtol=0, atol=1e-5)
             assert (rows == expected["near_rows"]).mean() > 0.99  # ties within rounding
+    if "own_label" in expected:  # as of 0.11.0: a reference with a background
+        options = {"index": folder / "atlas", "model": folder / "model", "key_added": "own"}
+        scgp.annotate(cells, **options, progress=False)
+        assert cells.obs["own_cell_type"].tolist() == expected["own_label"].tolist()
+        np.testing.assert_allclose(
+            cells.obs["own_confidence"], expected["own_confidence"], rtol=0, atol=1e-5
+        )
     if coverage:
         assert cells.obs["scgp_set"].tolist() == expected["set"].tolist()
 

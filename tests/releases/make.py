@@ -26,6 +26,7 @@ N_ASKED = 60
 COVERAGE = 0.5
 IN_CONTEXT = ["CD74", "LYZ"]
 N_NEAR = 5
+LACKED = "CL:0000236"  # B cell
 
 
 def main() -> None:
@@ -66,6 +67,14 @@ def main() -> None:
     lists = model_index(model).compact(search="lists")
     lists.save(folder / "lists")
     answers["near"], answers["near_rows"] = lists.search(answers["vectors"], N_NEAR)
+    # a reference of one's own that lacks a type, which has a background as of 0.11.0
+    atlas = cells[N_ASKED:]
+    atlas = atlas[(atlas.obs["cell_type"] != LACKED).to_numpy()].copy()
+    own = scgp.build_index(atlas, label_key="cell_type", model=model, progress=False)
+    own.save(folder / "atlas")
+    scgp.annotate(asked, index=own, model=model, key_added="own", progress=False)
+    answers["own_label"] = asked.obs["own_cell_type"].to_numpy(dtype=str)
+    answers["own_confidence"] = asked.obs["own_confidence"].to_numpy()
     save_npz(folder / "answers.npz", answers)
 
 
