@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 #: both. On pairs of held-out studies half of it gains three quarters as much (docs/log.md).
 WEIGHT = 0.9
 #: A term is among those that the cells of a label are read as if they are so this often, beside the
-#: one that they are read as most.
-READ_AS = 0.2
+#: one that they are read as most; and, for a label that the model knows, in this many cells: a few
+#: may be labelled wrongly.
+READ_AS, LEAST_CELLS = 0.2, 5
 #: Cells whose readings are averaged at once.
 _BLOCK = 8192
 
@@ -67,8 +68,8 @@ class Background:
     label_ids
         Terms of the T labels of the reference, ``""`` where one has none.
     read_TU
-        How often the reference's cells of each label are read as each term (float32, rows sum to
-        1); NaN rows: no cell was read.
+        In how many of the reference's cells of each label each term is read: sums of their
+        readings, float32.
     """
 
     ids: tuple[str, ...]
@@ -103,14 +104,11 @@ class Background:
         if not len(kept):
             return None
         ids, text_UD = tuple(ids[int(u)] for u in kept), np.array(text_UD[kept], np.float32)
-        sum_TU = np.zeros((len(label_ids), len(ids)))
+        read_TU = np.zeros((len(label_ids), len(ids)))
         for start in range(0, len(type_ND), _BLOCK):
             part = slice(start, start + _BLOCK)
-            np.add.at(sum_TU, code_N[part], _read(type_ND[part], text_UD, temperature))
-        size_T = np.bincount(code_N, minlength=len(label_ids)).astype(float)
-        size_T[size_T == 0] = np.nan
-        read_TU = (sum_TU / size_T[:, None]).astype(np.float32)
-        return cls(ids, text_UD, tuple(label_ids), read_TU)
+            np.add.at(read_TU, code_N[part], _read(type_ND[part], text_UD, temperature))
+        return cls(ids, text_UD, tuple(label_ids), read_TU.astype(np.float32))
 
     def read(self, type_BD: NDArray[np.float32], temperature: float) -> Reading:
         """Read cells; zero rows (empty cells) are as likely anything."""
@@ -144,8 +142,8 @@ class Background:
         above_TT &= ~above_TT.T
         deepest_TU = below_TU & ~(above_TT.astype(int) @ below_TU.astype(int) > 0)
         spoken_TU = np.where(below_TU.any(axis=0), deepest_TU, above_TU).astype(float)
-        read_TU = np.nan_to_num(self.read_TU.astype(np.float64))
-        spoken_TU = np.where(self._contested_TU.any(axis=0), read_TU, spoken_TU)
+        often_TU = self.read_TU / np.maximum(self.read_TU.sum(axis=1, keepdims=True), 1e-30)
+        spoken_TU = np.where(self._contested_TU.any(axis=0), often_TU, spoken_TU)
         total_U = np.maximum(spoken_TU.sum(axis=0), 1e-300)
         share_UT: NDArray[np.float64] = (spoken_TU / total_U).T
         return share_UT
@@ -176,23 +174,19 @@ class Background:
             return "its background is of other labels"
         if self.text_UD.shape[:1] != (n_terms,) or self.read_TU.shape != (n_labels, n_terms):
             return "parts of its background have shapes that do not fit"
-        if not n_terms or not np.isfinite(self.text_UD).all():
-            return "its background holds no terms, or NaN or infinite values"
-        if np.nan_to_num(self.read_TU).min(initial=0) < 0:
-            return "its background holds negative shares"
+        finite = np.isfinite(self.text_UD).all() and np.isfinite(self.read_TU).all()
+        if not n_terms or not finite or self.read_TU.min(initial=0) < 0:
+            return "its background holds no terms, or negative, NaN or infinite values"
         return ""
 
     @functools.cached_property
     def _contested_TU(self) -> NDArray[np.bool_]:
         """Whether the cells of a label are read as a term that its own term does not explain."""
+        most_T1 = self.read_TU.max(axis=1, keepdims=True, initial=0)
+        often_TU = (self.read_TU >= READ_AS * most_T1) & (self.read_TU > 0)
+        often_TU &= (self.read_TU >= LEAST_CELLS) | ~self.known_T[:, None]
         line_TU = self._below_TU | self._above_TU
-        return (self._often_TU >= READ_AS) & ~(line_TU & self.known_T[:, None])
-
-    @functools.cached_property
-    def _often_TU(self) -> NDArray[np.float64]:
-        """How often the cells of a label are read as a term, beside what they are read as most."""
-        read_TU = np.nan_to_num(self.read_TU.astype(np.float64))
-        return read_TU / np.maximum(read_TU.max(axis=1, keepdims=True, initial=0), 1e-30)
+        return np.asarray(often_TU & ~(line_TU & self.known_T[:, None]), bool)
 
     @functools.cached_property
     def _below_TU(self) -> NDArray[np.bool_]:

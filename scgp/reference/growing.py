@@ -235,23 +235,13 @@ def _background(indexes: Sequence[ReferenceIndex], labels: list[str]) -> Backgro
     first = indexes[0].background
     if first is None:
         return None
-    sum_TU = np.zeros((len(labels), len(first.ids)))
-    size_T1 = np.zeros((len(labels), 1))
+    read_TU = np.zeros((len(labels), len(first.ids)), np.float32)
     for index in indexes:
-        background = index.background
-        if background is None or background.ids != first.ids:
-            continue
-        place = np.searchsorted(labels, index.labels)
-        read = ~np.isnan(background.read_TU).any(axis=1)
-        size_L1 = np.where(read, index.cells_per_label_T, 0)[:, None]
-        sum_TU[place] += size_L1 * np.nan_to_num(background.read_TU)
-        size_T1[place] += size_L1
-    read_TU = np.full(sum_TU.shape, np.nan)
-    np.divide(sum_TU, size_T1, out=read_TU, where=size_T1 > 0)
-    whole = dataclasses.replace(
-        first, label_ids=tuple(_ids(indexes, labels)), read_TU=read_TU.astype(np.float32)
-    )
-    return whole if np.all(whole.known_T | (size_T1[:, 0] > 0)) else None
+        if index.background is not None and index.background.ids == first.ids:
+            read_TU[np.searchsorted(labels, index.labels)] += index.background.read_TU
+    ids = tuple(_ids(indexes, labels))
+    whole = dataclasses.replace(first, label_ids=ids, read_TU=read_TU)
+    return whole if np.all(whole.known_T | read_TU.any(axis=1)) else None
 
 
 def _names(indexes: Sequence[ReferenceIndex]) -> NDArray[np.str_] | None:
