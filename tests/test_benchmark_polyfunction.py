@@ -1,0 +1,44 @@
+"""The choices of the study of VWF that no author made."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def skin(shared_data, model):
+    path = ROOT / "benchmarks" / "polyfunction_skin.py"
+    spec = importlib.util.spec_from_file_location("polyfunction_skin", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.skin_endothelium(shared_data, model)
+
+
+def _expressed(cells, gene):
+    return float((cells[:, gene].X.toarray() > 0).mean())
+
+
+def test_endothelium_of_skin_is_endothelium(skin):
+    assert 80 <= skin.n_obs <= 200
+    assert _expressed(skin, "PECAM1") > 0.7
+    assert _expressed(skin, "VWF") > 0.4
+    assert max(_expressed(skin, gene) for gene in ("PTPRC", "CD3D", "PROX1")) < 0.1
+
+
+def test_every_donor_has_both_kinds_of_vessels(skin):
+    table = skin.obs.groupby(["donor", "context"], observed=True).size().unstack()
+    assert table.shape == (3, 2)
+    assert table.to_numpy().min() >= 8
+
+
+def test_what_annotate_calls_venules_and_arteries_lies_on_the_two_sides(skin):
+    """The split rests on counts of seven genes, the labels on the model."""
+    label, context = skin.obs["scgp_cell_type"].astype(str), skin.obs["context"].to_numpy()
+    for word, side in {"venule": "venular", "artery": "other vessels"}.items():
+        called = label.str.contains(word).to_numpy()
+        assert called.sum() >= 5
+        assert np.mean(context[called] == side) > 0.8
