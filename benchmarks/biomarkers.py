@@ -6,8 +6,9 @@
 Studies of blood cells are split into halves. Genes are chosen on one half, by removal and by
 Wilcoxon's test, and looked up in PanglaoDB and CellMarker, and in the other half. Removal asks an
 index of the other half's cells, without any weight that comes from marker databases: the model
-without its markers, and the stream by description switched off. With --left-out, genes are chosen
-on all studies, by an index of all others for each: known genes only. See README.md.
+without its markers, and the gene head in the place of the stream by description. With --left-out,
+genes are chosen on all studies, by an index of all others for each: known genes only. See
+README.md.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -100,13 +101,22 @@ def evaluation_index(cells: ad.AnnData, model: Model) -> ReferenceIndex:
     """Make an index without anything that comes from marker databases."""
     from scgp.build import build_index
 
-    index = build_index(cells, label_key="label", study_key="study", model=model, progress=False)
+    index = build_index(
+        cells, label_key="label", study_key="study", model=model, background=False, progress=False
+    )
     return undescribed(index)
 
 
 def undescribed(index: ReferenceIndex) -> ReferenceIndex:
-    """Return the index with the stream by description switched off."""
-    fusion = dataclasses.replace(index.calibration, weight_described=0.0)
+    """Return the index with the gene head in the place of the stream by description.
+
+    That stream is the gene head's with weights shared and known markers added; where it had been
+    switched off and nothing put in its place, the network's head answered alone (docs/log.md).
+    """
+    fitted = index.calibration
+    fusion = dataclasses.replace(
+        fitted, weight_described=0.0, weight_gene=fitted.weight_gene + fitted.weight_described
+    )
     return dataclasses.replace(index, calibration=fusion)
 
 

@@ -51,6 +51,7 @@ def build_index(
     use_rep: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
+    background: bool = True,
     search: str = "auto",
     batch_size: int = 1024,
     device: str | None = None,
@@ -80,6 +81,10 @@ def build_index(
         Key in ``obsm`` of a representation of your own, cells x E, such as ``"X_scVI"``, which the
         cells to be annotated must have too; instead of the vectors of a model. There are then two
         streams of evidence, neighbours and the linear head.
+    background
+        Whether all terms that the model was trained on have a say beside the labels of the
+        reference, as a stream of evidence and to tell cells of types that the reference lacks.
+        Without, these cells alone answer, as up to 0.10.0. With `use_rep` there is none.
     search
         ``"exact"`` compares a cell with all of the reference, ``"lists"`` with those that are
         likely to be near; ``"auto"`` is the first up to 50,000 cells.
@@ -153,8 +158,10 @@ def build_index(
     if uses_descriptions(model.details.get("calibration")):
         head, likeness_TT = with_descriptions(head, label_ids, model)
     calibration = _calibration(model)
-    background = _background(model, calibration, label_ids, vectors.type_BE[kept], code_B[kept])
-    if calibration is not None and background is not None:
+    beside: Background | None = None
+    if background:
+        beside = _background(model, calibration, label_ids, vectors.type_BE[kept], code_B[kept])
+    if calibration is not None and beside is not None:
         calibration = dataclasses.replace(calibration, weight_background=WEIGHT)
     return ReferenceIndex.build(
         vectors.cell_BE[kept],
@@ -164,7 +171,7 @@ def build_index(
         text_TD=model.project_terms(label_ids),
         model_fingerprint=model.fingerprint,
         calibration=calibration,
-        background=background,
+        background=beside,
         gene_head=head,
         likeness_TT=likeness_TT,
         profiles=make_profiles(model, [averaged.rows()]),

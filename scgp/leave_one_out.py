@@ -67,6 +67,8 @@ def leave_one_out(
     Notes
     -----
     The network was trained beforehand, perhaps on these cells; only the reference leaves them out.
+    The indexes have no background (:func:`scgp.build_index`): what the model knows of its own would
+    be in all of them, and units that agree would have agreed beforehand.
 
     Examples
     --------
@@ -93,8 +95,8 @@ def leave_one_out(
     return {
         unit: build_index(
             adata[(unit_B.notna() & (unit_B != unit)).to_numpy()], label_key=label_key,
-            study_key=unit_key, model=model, layer=layer, use_raw=use_raw, device=device,
-            progress=progress,
+            study_key=unit_key, model=model, layer=layer, use_raw=use_raw, background=False,
+            device=device, progress=progress,
         )
         for unit in units
     }  # fmt: skip

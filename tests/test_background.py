@@ -217,6 +217,21 @@ def test_names_that_are_no_terms_are_learnt_from_the_cells(all_blood):
     assert right["on"] > right["off"] - 0.03, right
 
 
+def test_it_can_be_left_out(all_blood):
+    atlas = all_blood[:120].copy()
+    index = scgp.build_index(atlas, label_key="cell_type", background=False, progress=False)
+    assert index.background is None
+    assert index.calibration.weight_background == 0
+
+
+def test_units_that_are_left_out_have_none(all_blood):
+    """It is of all cells of the model, and would be in all of the indexes."""
+    cells = all_blood[:200].copy()
+    cells.obs["half"] = ["even" if i % 2 == 0 else "odd" for i in range(cells.n_obs)]
+    indexes = scgp.leave_one_out(cells, label_key="cell_type", unit_key="half", progress=False)
+    assert [index.background for index in indexes.values()] == [None, None]
+
+
 def test_the_models_own_reference_has_none():
     assert model_index(Model.default()).background is None
     assert model_index(Model.default()).calibration.weight_background == 0

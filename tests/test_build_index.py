@@ -15,6 +15,7 @@ from scgp.errors import (
     MissingColumnError,
     ScgpWarning,
 )
+from scgp.phenotypes.ontology import Ontology
 
 LABEL, TERM = "scgp_cell_type", "scgp_cell_type_ontology_term_id"
 CONFIDENCE, STATUS = "scgp_confidence", "scgp_status"
@@ -101,9 +102,12 @@ def test_empty_cells_of_an_atlas_are_left_out(blood):
 def test_one_class(blood, annotate):
     _labelled(blood, ["B cell"] * 120)
     annotate(blood, index=None, reference=blood, label_key="label")
-    assert set(blood.obs[LABEL]) <= {"B cell", "unknown"}
-    assert set(blood.obs[TERM]) <= {"CL:0000236", ""}
-    assert blood.obs[STATUS].isin(["labelled", "unknown"]).all()
+    assert "B cell" in set(blood.obs[LABEL])
+    # cells that the model reads as another type: a term above the label, or none
+    above = Ontology("CL").ancestors("CL:0000236")
+    assert set(blood.obs[TERM]) <= {*above, ""}
+    labelled = blood.obs[STATUS] == "labelled"
+    assert set(blood.obs[LABEL][labelled]) == {"B cell"}
 
 
 def test_labels_with_slashes_and_other_alphabets(blood, annotate, tmp_path, same_answers):
