@@ -16,8 +16,8 @@ Blood cell types over the studies of `train/` (at most 60 cells of a label and s
 for a type of which it has 15), split at random into halves of studies, anew for each seed. Genes
 are chosen on one half and scored on the other, both ways. **Removal asks an index of the other
 half**, which has no cell and no study of the half on which genes are chosen. It was made **without
-marker databases**: the model without its table of markers, and the gene head in the place of the
-stream by description. What is left of prior knowledge: the texts of the ontology's terms, some of which name
+marker databases**: the model without its table of markers, and the gene head for the stream by
+description. What is left of prior knowledge: the texts of the ontology's terms, some of which name
 surface proteins; and the network, which was trained on all cells of `train/` with their labels (not
 with markers), so on those of both halves; the weights of the streams were fitted there too.
 Wilcoxon's test has no prior knowledge. Both see the same cells and genes (those that the model
