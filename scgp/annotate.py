@@ -182,10 +182,11 @@ def annotate(
 
     Notes
     -----
-    Five streams of evidence (nearest reference cells, similarity to the text of ontology terms, a
-    linear head on the cell's vector, one on its genes, and the genes again by what is known of the
-    labels) are fused; how, and how far the answer is to be believed, was fitted on held-out
-    studies; see "How annotation works" in the documentation.
+    Streams of evidence (nearest reference cells, similarity to the text of ontology terms, a linear
+    head on the cell's vector, one on its genes, the genes again by what is known of the labels, and
+    beside a reference of your own what all terms of the model say) are fused; how, and how far the
+    answer is to be believed, was fitted on held-out studies; see "How annotation works" in the
+    documentation.
 
     Examples
     --------

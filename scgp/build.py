@@ -84,7 +84,8 @@ def build_index(
     background
         Whether all terms that the model was trained on have a say beside the labels of the
         reference, as a stream of evidence and to tell cells of types that the reference lacks.
-        Without, these cells alone answer, as up to 0.10.0. With `use_rep` there is none.
+        Without, these cells alone answer, as up to 0.10.0. There is none with `use_rep`, nor for a
+        model that has no reference of its own.
     search
         ``"exact"`` compares a cell with all of the reference, ``"lists"`` with those that are
         likely to be near; ``"auto"`` is the first up to 50,000 cells.
@@ -106,6 +107,8 @@ def build_index(
         argument has a value that cannot be used.
     CountsError, GeneError, DeviceError
         As in :func:`scgp.annotate`.
+    CheckpointError, FingerprintError
+        With `background`: the model's own reference cannot be read, or is not its own.
 
     Warns
     -----
@@ -124,6 +127,7 @@ def build_index(
     labels = _labels(adata, label_key)
     studies = None if study_key is None else _column(adata, study_key)
     tissues = None if tissue_key is None else _column(adata, tissue_key)
+    own = own_index(model) if background else None  # what is wrong with it is said first
     chosen_B = _chosen(labels, studies)
     values: list[sp.csr_matrix] = []
     averaged = AveragedCells(model, labels, tissues, studies)
@@ -158,9 +162,7 @@ def build_index(
     if uses_descriptions(model.details.get("calibration")):
         head, likeness_TT = with_descriptions(head, label_ids, model)
     calibration = _calibration(model)
-    beside: Background | None = None
-    if background:
-        beside = _background(model, calibration, label_ids, vectors.type_BE[kept], code_B[kept])
+    beside = _background(own, calibration, label_ids, vectors.type_BE[kept], code_B[kept])
     if calibration is not None and beside is not None:
         calibration = dataclasses.replace(calibration, weight_background=WEIGHT)
     return ReferenceIndex.build(
@@ -180,7 +182,7 @@ def build_index(
 
 
 def _background(
-    model: Model,
+    own: ReferenceIndex | None,
     calibration: Fusion | None,
     label_ids: list[str],
     type_NE: np.ndarray,
@@ -190,7 +192,6 @@ def _background(
 
     None for a model that was not calibrated, or has no reference of its own.
     """
-    own = own_index(model)
     if own is None or calibration is None:
         return None
     return Background.make(

@@ -1,6 +1,7 @@
 """What a model's own terms say beside a reference that is not its own."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -193,6 +194,27 @@ def _type_vectors(adata):
     return vectors.type_BE
 
 
+def test_among_labels_that_are_asked_for_the_outside_stays_outside(lacking):
+    """Of the lineages that the reference lacks, fewer cells get one of its labels."""
+    index, query = lacking
+    foreign = query.obs["cell_type"].isin([B_CELL, "CL:0000623"]).to_numpy()
+    asked = ["dendritic cell", "CD14-positive monocyte", "T cell"]
+    called = {}
+    for name, i in {"on": index, "off": _silent(index)}.items():
+        scgp.annotate(query, index=i, labels=asked, progress=False)
+        called[name] = (query.obs["scgp_status"] == "labelled").to_numpy()[foreign].mean()
+    assert called["on"] < called["off"] - 0.1, called
+
+
+def test_a_higher_bound_gives_no_cell_an_answer_that_a_lower_one_does_not(lacking):
+    index, query = lacking
+    answered = []
+    for bound in (0.5, 0.7, 0.9, 1.0):
+        scgp.annotate(query, index=index, min_confidence=bound, progress=False)
+        answered.append((query.obs["scgp_status"] != "unknown").to_numpy())
+    assert all((low | ~high).all() for low, high in itertools.pairwise(answered))
+
+
 def test_asked_for_its_best_label_every_cell_gets_one(lacking):
     index, query = lacking
     scgp.annotate(query, index=index, min_confidence=0, progress=False)
@@ -288,6 +310,29 @@ def test_an_index_without_some_labels_has_their_background_no_more(lacking):
     np.testing.assert_array_equal(thinner.background.read_TU, index.background.read_TU[1:])
 
 
+def test_with_half_of_its_cells_a_label_is_read_half_as_often(lacking):
+    index, _ = lacking
+    rows = np.flatnonzero(index.code_N == 1)
+    thinner = index.remove(rows[: len(rows) // 2])
+    left = np.ones(len(index.labels))
+    left[1] -= len(rows) // 2 / len(rows)
+    expected = index.background.read_TU * left[:, None]
+    np.testing.assert_allclose(thinner.background.read_TU, expected, rtol=1e-6)
+
+
+def test_a_label_whose_cells_were_not_read_keeps_its_term():
+    """As one that `add` brings: the model knows it, and its cells are read by nobody."""
+    read = np.stack([_axes(3)[0], _axes(1)[0]])
+    two = _background([HEPATOCYTE, ""], read=read)  # the second is read as CD8 T cells
+    three = dataclasses.replace(
+        two,
+        label_ids=(HEPATOCYTE, "", T_CELL),
+        read_TU=np.vstack([two.read_TU, 0 * two.read_TU[:1]]),
+    )
+    prior_BT = three.read(_axes(1), 0.05).prior_BT
+    np.testing.assert_allclose(prior_BT, [[0, 0.5, 0.5]], atol=1e-6)
+
+
 def test_merging_adds_what_cells_are_read_as(lacking):
     index, _ = lacking
     both = scgp.ReferenceIndex.merge([index, index])
@@ -309,14 +354,18 @@ def test_a_new_label_that_nothing_is_known_of_ends_it(lacking):
 def test_altered_parts_are_refused(lacking):
     background = lacking[0].background
     ids = background.label_ids
-    assert background.fault(ids) == ""
-    assert "labels" in background.fault(ids[1:])
+    width = background.text_UD.shape[1]
+    assert background.fault(ids, width) == ""
+    assert "labels" in background.fault(ids[1:], width)
+    assert "shapes" in background.fault(ids, width + 1)
+    odd = dataclasses.replace(background, ids=("CL:9999999", *background.ids[1:]))
+    assert "no live term" in odd.fault(ids, width)
     worse = dataclasses.replace(background, text_UD=background.text_UD * np.nan)
-    assert "NaN" in worse.fault(ids)
+    assert "NaN" in worse.fault(ids, width)
     short = dataclasses.replace(background, read_TU=background.read_TU[:, 1:])
-    assert "shapes" in short.fault(ids)
+    assert "shapes" in short.fault(ids, width)
     negative = dataclasses.replace(background, read_TU=background.read_TU - 1000)
-    assert "negative" in negative.fault(ids)
+    assert "negative" in negative.fault(ids, width)
 
 
 def test_all_streams_take_part_in_the_fused_posterior(lacking):

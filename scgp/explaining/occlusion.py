@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from scgp.embed import CHUNK, CellVectors, embed_rows
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import answer, reading_of, streams_of
+from scgp.reference.decision import lies_outside
 from scgp.reference.evidence import fuse, pool
 from scgp.reference.screening import removal_effects
 
@@ -167,11 +168,14 @@ def _beside(
     reading: Reading, sure_R: np.ndarray, term_id: str, index: ReferenceIndex
 ) -> np.ndarray:
     """Return confidences as `scgp.reference.decision` has them beside a background."""
+    capped_R = np.minimum(sure_R, reading.covered_B)
     if not term_id:
-        return np.minimum(sure_R, reading.covered_B)
-    outside_R = reading.covered_B < index.calibration.threshold
-    mass_R = reading.mass_BA[:, Ontology("CL").closure(index.label_ids).index(term_id)]
-    return np.where(outside_R, mass_R, sure_R)
+        return capped_R
+    ontology = Ontology("CL")
+    below = not ontology.ancestors(term_id).isdisjoint(i for i in index.label_ids if i)
+    mass_R = reading.mass_BA[:, ontology.closure(index.label_ids).index(term_id)]
+    outside_R = lies_outside(reading, index.calibration.threshold)
+    return np.where(outside_R, mass_R, capped_R if below else sure_R)
 
 
 def _table(

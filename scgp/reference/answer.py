@@ -170,6 +170,7 @@ def _answer_block(
         chosen = choose(
             streams, candidates, type_BE, index.text_TD, nearest_B=nearest_B, fusion=fusion,
             empty_B=empty_B, described_BX=described_BX,
+            covered_B=None if reading is None else reading.covered_B,
         )  # fmt: skip
         return dataclasses.replace(chosen, novelty=novelty_B)
     pooled_BT = pool(streams, fusion)

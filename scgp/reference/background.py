@@ -143,6 +143,8 @@ class Background:
         deepest_TU = below_TU & ~(above_TT.astype(int) @ below_TU.astype(int) > 0)
         spoken_TU = np.where(below_TU.any(axis=0), deepest_TU, above_TU).astype(float)
         often_TU = self.read_TU / np.maximum(self.read_TU.sum(axis=1, keepdims=True), 1e-30)
+        # a label of which no cell was read has nothing but its term to go by
+        often_TU = np.where(self.read_TU.sum(axis=1, keepdims=True) > 0, often_TU, spoken_TU)
         spoken_TU = np.where(self._contested_TU.any(axis=0), often_TU, spoken_TU)
         total_U = np.maximum(spoken_TU.sum(axis=0), 1e-300)
         share_UT: NDArray[np.float64] = (spoken_TU / total_U).T
@@ -159,24 +161,25 @@ class Background:
         """Whether each term is, or lies below, each term above the labels."""
         return self._at_or_below(Ontology("CL").closure(self.label_ids)).T.astype(float)
 
-    def taken(self, rows: Sequence[int]) -> Background:
-        """Return the background of some of the labels."""
-        return dataclasses.replace(
-            self,
-            label_ids=tuple(self.label_ids[t] for t in rows),
-            read_TU=self.read_TU[list(rows)],
-        )
+    def taken(self, rows: Sequence[int], share_T: NDArray[np.floating]) -> Background:
+        """Return the background of some of the labels, of which these shares of cells are left."""
+        read_TU = self.read_TU[list(rows)] * share_T[:, None]
+        label_ids = tuple(self.label_ids[t] for t in rows)
+        return dataclasses.replace(self, label_ids=label_ids, read_TU=read_TU.astype(np.float32))
 
-    def fault(self, label_ids: Sequence[str]) -> str:
-        """Say what contradicts itself, or the labels of the index; "" if nothing does."""
+    def fault(self, label_ids: Sequence[str], width: int) -> str:
+        """Say what contradicts itself, or labels and width of the texts of the index; else ""."""
         n_terms, n_labels = len(self.ids), len(self.label_ids)
         if self.label_ids != tuple(label_ids):
             return "its background is of other labels"
-        if self.text_UD.shape[:1] != (n_terms,) or self.read_TU.shape != (n_labels, n_terms):
+        if self.text_UD.shape != (n_terms, width) or self.read_TU.shape != (n_labels, n_terms):
             return "parts of its background have shapes that do not fit"
         finite = np.isfinite(self.text_UD).all() and np.isfinite(self.read_TU).all()
         if not n_terms or not finite or self.read_TU.min(initial=0) < 0:
             return "its background holds no terms, or negative, NaN or infinite values"
+        ontology = Ontology("CL")
+        if odd := [i for i in self.ids if not ontology.is_term(i)]:
+            return f"its background has {odd[0]!r}, which is no live term of the ontology"
         return ""
 
     @functools.cached_property

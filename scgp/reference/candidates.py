@@ -234,6 +234,7 @@ def choose(
     fusion: Fusion,
     empty_B: NDArray[np.bool_],
     described_BX: NDArray[np.floating[Any]] | None = None,
+    covered_B: NDArray[np.floating[Any]] | None = None,
 ) -> Decision:
     """Answer every cell with a candidate or "unknown".
 
@@ -261,6 +262,9 @@ def choose(
         Cells without a count: no answer.
     described_BX
         Scores of the describing head, if the candidates have one.
+    covered_B
+        How likely each cell is of a type of the reference at all (`background.Reading`): no
+        candidate that has reference cells is surer. None: the reference has no background.
     """
     covered_C = candidates.in_reference_C
     if "text" in streams and not _all_have_text(text_TD):
@@ -282,6 +286,9 @@ def choose(
         support_BC, sure_BC = (np.where(described_C, own_BC, x) for x in (support_BC, sure_BC))
         if _all_have_text(text_TD):  # else a label that cannot be compared may fit as well
             asked_BC = asked_BC | described_C
+    if covered_B is not None:
+        capped_BC = np.minimum(sure_BC, np.asarray(covered_B, float)[:, None])
+        sure_BC = np.where(covered_C, capped_BC, sure_BC)
     posterior_BC = _posterior(streams, candidates, type_BD, fusion, support_BC)
     best_B = posterior_BC.argmax(axis=1)
     upwards_CC = candidates.above_CC.T | np.eye(len(covered_C), dtype=bool)

@@ -171,8 +171,10 @@ def content_fault(index: Any, *, n_cells: int, width: int) -> str:
         value = getattr(index, name)
         if value is not None and not np.isfinite(value).all():
             return f"{name} holds NaN or infinite values"
-    if index.background is not None and (fault := index.background.fault(index.label_ids)):
-        return str(fault)
+    if index.background is not None:
+        width_of_texts = index.text_TD.shape[1]
+        if fault := index.background.fault(index.label_ids, width_of_texts):
+            return str(fault)
     return "" if index.gene_head is None else _gene_head_fault(index.gene_head, n_labels)
 
 

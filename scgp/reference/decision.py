@@ -15,9 +15,9 @@ The rule, for a threshold t:
    (`says_something`). A cell comes here because its label is in doubt, so a term must be surer.
 3. Otherwise the cell is "unknown".
 
-Where the reference has a background, a label is no surer than that the cell is of one of its types
-at all. If that is below t, the cell lies outside: 1 is left out, and 2 holds what the background
-says of a term against the bounds.
+Where the reference has a background, a label, or a term below one, is no surer than that the cell
+is of one of its types at all. If that is below t and below one half, the cell lies outside: 1 is
+left out, and 2 holds what the background says of a term against the bounds, for a novel cell too.
 
 A cell unlike every reference cell, or unlike the text of every label, can have no label of the
 reference, so 1 is left out, and 2 is
@@ -178,6 +178,7 @@ class _Plan:
     deeper_TT: NDArray[np.bool_]  # label j lies below label i, and not the other way round
     narrower_TA: NDArray[np.bool_]  # term j may answer for a novel cell whose leaf is label i
     useful_A: NDArray[np.bool_]
+    labelled_A: NDArray[np.bool_]  # term j is a label, or lies below one
     worth_TT: NDArray[np.float64] | None  # of the answer j where label i is true
     rank_A: NDArray[np.float64]  # the higher, the more specific; equal where equally so
     rank_T: NDArray[np.float64]
@@ -199,6 +200,11 @@ def _plan(label_ids: tuple[str, ...], prefix: str, weight_near: float) -> _Plan:
         deeper_TT=below_TT.T & ~below_TT,
         narrower_TA=below_TA & shared_by_more_TA & (labels_A < len(label_ids)),
         useful_A=np.array([says_something(i, ontology) for i in term_ids], bool),
+        labelled_A=np.asarray(
+            ontology.relation([*label_ids, *term_ids])[: len(label_ids), len(label_ids) :].any(
+                axis=0
+            )
+        ),
         worth_TT=worth(label_ids, ontology, weight_near) if weight_near else None,
         rank_A=_dense_rank(-n_below_A),
         rank_T=_dense_rank(-n_below_T),
@@ -247,8 +253,12 @@ def _decide_block(
     outside_B = np.zeros(len(cells), bool)
     if reading is not None:
         mass_BT = np.minimum(mass_BT, reading.covered_B[:, None])
-        outside_B = reading.covered_B < threshold - SLACK
+        outside_B = lies_outside(reading, threshold)
     mass_BA = confidence(support_BT @ plan.below_TA, nearest_B[:, None])
+    if reading is not None:
+        capped_BA = np.minimum(mass_BA, reading.covered_B[:, None])
+        mass_BA = np.where(plan.labelled_A, capped_BA, mass_BA)
+        mass_BA = np.where(outside_B[:, None], reading.mass_BA, mass_BA)
     worth_BT = posterior_BT if plan.worth_TT is None else posterior_BT @ plan.worth_TT
     leaf_B = worth_BT.argmax(axis=1)
     leaf_mass_B = mass_BT[cells, leaf_B]
@@ -258,16 +268,21 @@ def _decide_block(
     deeper_B = _best(plan.rank_T, mass_BT, deeper_BT)
     label_B = np.where(sure_B, np.where(deeper_B >= 0, deeper_B, leaf_B), -1)
     broad_BA = (mass_BA >= max(threshold, threshold_above) - SLACK) & plan.useful_A
-    broad_BA &= plan.narrower_TA[leaf_B] | ~novel_B[:, None]
-    if reading is not None:
-        mass_BA = np.where(outside_B[:, None], reading.mass_BA, mass_BA)
-        enough_BA = mass_BA >= max(threshold, threshold_above) - SLACK
-        broad_BA = np.where(outside_B[:, None], enough_BA & plan.useful_A, broad_BA)
+    broad_BA &= plan.narrower_TA[leaf_B] | (~novel_B | outside_B)[:, None]
     term_B = np.where(sure_B, -1, _best(plan.rank_A, mass_BA, broad_BA))
     mass_B = np.where(sure_B, mass_BT[cells, label_B], 0.0)
     backed_off = np.flatnonzero(term_B >= 0)
     mass_B[backed_off] = mass_BA[backed_off, term_B[backed_off]]
     return _Answers(leaf_B, leaf_mass_B, label_B, term_B, mass_B)
+
+
+def lies_outside(reading: Reading, threshold: float) -> NDArray[np.bool_]:
+    """Return which cells are likelier of a type that the reference has no label for.
+
+    A threshold below one half asks for less; one above it does not make a cell another type.
+    """
+    outside_B: NDArray[np.bool_] = reading.covered_B < min(threshold, MAJORITY) - SLACK
+    return outside_B
 
 
 def decide(

@@ -1,4 +1,4 @@
-"""Evidence for labels: neighbours, text and three linear heads, and how the five are fused.
+"""Evidence for labels: neighbours, text and three linear heads, and how streams are fused.
 
 Pure functions on arrays, and `Fusion`, the numbers they are fused with. Knows neither files nor
 AnnData, nor what an ontology is (it sees the relation of labels as a matrix).

@@ -114,10 +114,20 @@ def thinned(
         calibration=without_promises(index.calibration),
         names_N=None if index.names_N is None else index.names_N[kept_N],
         gene_head=_for_labels(index.gene_head, index.labels, labels),
-        background=None if index.background is None else index.background.taken(label_T.tolist()),
+        background=_thinned_background(index, label_T, code_N),
         opened=None,
     )
     return _checked(thinner)
+
+
+def _thinned_background(
+    index: ReferenceIndex, label_T: NDArray[np.integer], code_N: NDArray[np.int32]
+) -> Background | None:
+    """Return the background of the labels left, as if those cells had been like the others."""
+    if index.background is None:
+        return None
+    share_T = np.bincount(code_N, minlength=len(label_T)) / index.cells_per_label_T[label_T]
+    return index.background.taken(label_T.tolist(), share_T)
 
 
 def _mask(removed: NDArray[Any], n_cells: int) -> NDArray[np.bool_]:
