@@ -7,7 +7,6 @@ Shapes: N cells.
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -40,9 +39,7 @@ def skin_endothelium(data: Path, model: Model) -> ad.AnnData:
     skin = ad.read_h5ad(data / "unlabelled" / f"{FILE}.h5ad")
     skin = skin[skin.obs["donor"].astype(str).str.startswith("HC").to_numpy()].copy()
     skin.X = skin.X.astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", scgp.ScgpWarning)
-        scgp.annotate(skin, model=model, progress=False)
+    scgp.annotate(skin, model=model, progress=False)
     ontology = Ontology("CL")
     vessels = {ENDOTHELIAL, *ontology.descendants(ENDOTHELIAL)}
     vessels -= {LYMPHATIC, *ontology.descendants(LYMPHATIC)}

@@ -139,7 +139,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _annotate(args: argparse.Namespace) -> None:
     import scgp
-    from scgp.annotate import column_names
+    from scgp.answer_columns import column_names
     from scgp.scale.stored import check_index, is_store
 
     if (args.reference is None) != (args.label_key is None):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 
+from scgp.answer_columns import answer_slots
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
@@ -29,7 +29,7 @@ from scgp.progress import progress_bar
 from scgp.reference.answer import answer
 from scgp.reference.candidates import Candidates
 from scgp.reference.conformal import mass_for
-from scgp.reference.decision import STATUSES, Decision
+from scgp.reference.decision import Decision
 from scgp.reference.index import ReferenceIndex
 from scgp.representation import calibrated, query_vectors, read_representation, refuse_unused
 from scgp.scale.workers import active_client, label_on_workers
@@ -40,9 +40,7 @@ from scgp.which import opened, represented_index, resolve_index
 __all__ = [
     "annotate",
     "asked_labeller",
-    "column_names",
     "label_cells",
-    "label_columns",
     "model_index",
 ]
 
@@ -231,7 +229,7 @@ def annotate(
     decision, vectors = labelled.decision, labelled.vectors
     warn_empty(vectors, EMPTY)
     facts = facts_of(labeller.model, counts, match) | asked
-    return write_slots(adata, _slots(decision, vectors, facts, key_added), copy=copy)
+    return write_slots(adata, answer_slots(decision, vectors, facts, key_added), copy=copy)
 
 
 def asked_labeller(
@@ -347,7 +345,7 @@ def _from_representation(
         "use_rep": index.use_rep, "index": repr(index), "calibrated": calibrated(index),
         **asked, **given,
     }  # fmt: skip
-    slots = _slots(decision, vectors, facts, key_added)
+    slots = answer_slots(decision, vectors, facts, key_added)
     return {place: named for place, named in slots.items() if place != "obsm"}
 
 
@@ -393,31 +391,3 @@ def _wanted(
         msg = "encoder= reads the free texts among labels=; name labels, or leave it out"
         raise ArgumentError(msg)
     return []
-
-
-def _slots(
-    decision: Decision, vectors: CellVectors, facts: dict[str, object], key_added: str
-) -> dict[str, dict[str, object]]:
-    """Name everything that is written."""
-    columns = label_columns(decision, key_added)
-    return {"obs": columns, "obsm": {f"X_{key_added}": vectors.cell_BE}, "uns": {key_added: facts}}
-
-
-def column_names(key_added: str) -> tuple[str, ...]:
-    """Return the names of all columns of ``obs`` that may be written."""
-    return tuple(label_columns(Decision.join([], sets=True), key_added))
-
-
-def label_columns(decision: Decision, key_added: str) -> dict[str, object]:
-    """Return the columns of ``obs`` that are written."""
-    columns: dict[str, object] = {
-        f"{key_added}_cell_type": pd.Categorical(decision.label),
-        f"{key_added}_cell_type_ontology_term_id": pd.Categorical(decision.ontology_id),
-        f"{key_added}_confidence": decision.confidence.astype(np.float32),
-        f"{key_added}_status": pd.Categorical(decision.status, categories=list(STATUSES)),
-        f"{key_added}_novelty": decision.novelty,
-    }
-    if decision.label_set is not None:
-        columns[f"{key_added}_set"] = pd.Categorical(decision.label_set)
-        columns[f"{key_added}_set_size"] = decision.set_size
-    return columns

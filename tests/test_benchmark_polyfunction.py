@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import scgp
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -15,7 +17,8 @@ def skin(shared_data, model):
     spec = importlib.util.spec_from_file_location("polyfunction_skin", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.skin_endothelium(shared_data, model)
+    with pytest.warns(scgp.ScgpWarning, match="stand for"):
+        return module.skin_endothelium(shared_data, model)
 
 
 def _expressed(cells, gene):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.decision import ONE_TRAIT, decide, roll_up, says_something
+from scgp.reference.broad_terms import ONE_TRAIT, says_something
+from scgp.reference.decision import decide, roll_up
 
 CELLS = Ontology("CL")
 CD4 = "CD4-positive, alpha-beta T cell"

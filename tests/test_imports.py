@@ -28,6 +28,7 @@ VERBS = {
     "texts",
     "which",
     "own",
+    "answer_columns",
     "explain",
     "scale",
     "labelling",

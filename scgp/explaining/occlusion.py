@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from scgp.embed import CHUNK, CellVectors, embed_rows
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import answer, reading_of, streams_of
-from scgp.reference.decision import lies_outside
+from scgp.reference.decision import beside, lies_outside
 from scgp.reference.evidence import fuse, pool
 from scgp.reference.screening import removal_effects
 
@@ -168,14 +168,14 @@ def _beside(
     reading: Reading, sure_R: np.ndarray, term_id: str, index: ReferenceIndex
 ) -> np.ndarray:
     """Return confidences as `scgp.reference.decision` has them beside a background."""
-    capped_R = np.minimum(sure_R, reading.covered_B)
     if not term_id:
-        return capped_R
+        return np.minimum(sure_R, reading.covered_B)
     ontology = Ontology("CL")
-    below = not ontology.ancestors(term_id).isdisjoint(i for i in index.label_ids if i)
-    mass_R = reading.mass_BA[:, ontology.closure(index.label_ids).index(term_id)]
+    labelled = not ontology.ancestors(term_id).isdisjoint(i for i in index.label_ids if i)
+    column = ontology.closure(index.label_ids).index(term_id)
+    of_term = reading._replace(mass_BA=reading.mass_BA[:, [column]])
     outside_R = lies_outside(reading, index.calibration.threshold)
-    return np.where(outside_R, mass_R, capped_R if below else sure_R)
+    return beside(of_term, sure_R[:, None], np.array([labelled]), outside_R)[:, 0]
 
 
 def _table(

@@ -20,9 +20,9 @@ is of one of its types at all. If that is below t and below one half, the cell l
 left out, and 2 holds what the background says of a term against the bounds, for a novel cell too.
 
 A cell unlike every reference cell, or unlike the text of every label, can have no label of the
-reference, so 1 is left out, and 2 is
-narrowed to proper ancestors of the leaf that more labels than those of the leaf share and not
-every label: a term that all labels share has probability 1 whatever the cell is.
+reference, so 1 is left out, and 2 is narrowed to proper ancestors of the leaf that more labels than
+those of the leaf share and not every label: a term that all labels share has probability 1 whatever
+the cell is.
 """
 
 from __future__ import annotations
@@ -38,42 +38,13 @@ from numpy.typing import NDArray
 from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.background import Reading
+from scgp.reference.broad_terms import says_something
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 UNKNOWN = "unknown"
 STATUSES = ("labelled", "ancestor", "unknown", "empty")
-# A term above more than this share of the ontology names no kind of cell ("cell", 100 %,
-# "eukaryotic cell", 95 %; the next, "neural cell", has 32 %).
-GENERAL_SHARE = 0.5
-# Terms of CL that sort cells of all lineages by one trait: a back-off to them is true and tells
-# nothing. Neither their size nor their depth sets them apart from "epithelial cell".
-ONE_TRAIT = frozenset(
-    {
-        "CL:0000064",  # ciliated cell
-        "CL:0000080",  # circulating cell
-        "CL:0000151",  # secretory cell
-        "CL:0000183",  # contractile cell
-        "CL:0000211",  # electrically active cell
-        "CL:0000219",  # motile cell
-        "CL:0000225",  # anucleate cell
-        "CL:0000226",  # single nucleate cell
-        "CL:0000325",  # stuff accumulating cell
-        "CL:0000393",  # electrically responsive cell
-        "CL:0000404",  # electrically signaling cell
-        "CL:0000412",  # polyploid cell
-        "CL:0000413",  # haploid cell
-        "CL:0000424",  # excretory cell
-        "CL:0000630",  # supporting cell
-        "CL:0001034",  # cell in vitro
-        "CL:0001061",  # abnormal cell
-        "CL:0002242",  # nucleate cell
-        "CL:0002321",  # embryonic cell (metazoa)
-        "CL:0011026",  # progenitor cell
-        "CL:0011115",  # precursor cell
-    }
-)
 # Probabilities are sums of floats: what falls short by less than this reaches the threshold.
 SLACK = 1e-6
 MAJORITY = 0.5
@@ -122,12 +93,6 @@ class Decision:
             return cls(nothing, nothing, zero, nothing, nothing, zero, label_set, set_size, zero)
         there = [f.name for f in dataclasses.fields(cls) if getattr(parts[0], f.name) is not None]
         return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in there})
-
-
-def says_something(term_id: str, ontology: Ontology) -> bool:
-    """Whether a back-off to this term tells a reader what kind of cell it is."""
-    share = len(ontology.descendants(term_id)) / ontology.n_terms
-    return share <= GENERAL_SHARE and term_id not in ONE_TRAIT
 
 
 def roll_up(
@@ -200,10 +165,8 @@ def _plan(label_ids: tuple[str, ...], prefix: str, weight_near: float) -> _Plan:
         deeper_TT=below_TT.T & ~below_TT,
         narrower_TA=below_TA & shared_by_more_TA & (labels_A < len(label_ids)),
         useful_A=np.array([says_something(i, ontology) for i in term_ids], bool),
-        labelled_A=np.asarray(
-            ontology.relation([*label_ids, *term_ids])[: len(label_ids), len(label_ids) :].any(
-                axis=0
-            )
+        labelled_A=np.any(
+            ontology.relation([*label_ids, *term_ids])[: len(below_TA), len(below_TA) :], axis=0
         ),
         worth_TT=worth(label_ids, ontology, weight_near) if weight_near else None,
         rank_A=_dense_rank(-n_below_A),
@@ -256,9 +219,7 @@ def _decide_block(
         outside_B = lies_outside(reading, threshold)
     mass_BA = confidence(support_BT @ plan.below_TA, nearest_B[:, None])
     if reading is not None:
-        capped_BA = np.minimum(mass_BA, reading.covered_B[:, None])
-        mass_BA = np.where(plan.labelled_A, capped_BA, mass_BA)
-        mass_BA = np.where(outside_B[:, None], reading.mass_BA, mass_BA)
+        mass_BA = beside(reading, mass_BA, plan.labelled_A, outside_B)
     worth_BT = posterior_BT if plan.worth_TT is None else posterior_BT @ plan.worth_TT
     leaf_B = worth_BT.argmax(axis=1)
     leaf_mass_B = mass_BT[cells, leaf_B]
@@ -283,6 +244,20 @@ def lies_outside(reading: Reading, threshold: float) -> NDArray[np.bool_]:
     """
     outside_B: NDArray[np.bool_] = reading.covered_B < min(threshold, MAJORITY) - SLACK
     return outside_B
+
+
+def beside(
+    reading: Reading,
+    mass_BA: NDArray[np.float64],
+    labelled_A: NDArray[np.bool_],
+    outside_B: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Return the confidences in terms beside a background, whose ``mass_BA`` is of these terms.
+
+    ``labelled_A``: whether a term is a label of the reference, or lies below one.
+    """
+    capped_BA = np.where(labelled_A, np.minimum(mass_BA, reading.covered_B[:, None]), mass_BA)
+    return np.where(outside_B[:, None], reading.mass_BA, capped_BA)
 
 
 def decide(

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from scgp.annotate import annotate, column_names
+from scgp.annotate import annotate
+from scgp.answer_columns import column_names
 from scgp.scale import zarr_store
 from scgp.scale.stored import opened_cells
 from scgp.scale.written import Slots, columns_of

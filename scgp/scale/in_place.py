@@ -15,7 +15,8 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
-from scgp.annotate import EMPTY, annotate, asked_labeller, column_names, label_columns
+from scgp.annotate import EMPTY, annotate, asked_labeller
+from scgp.answer_columns import column_names, label_columns
 from scgp.cells.counts import CountMatrix
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
