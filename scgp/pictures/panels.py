@@ -74,9 +74,11 @@ def explain(
     """
     row = _answer(explanation, cell)
     if axes is None:
+        wider = 2.0 if "background" in set(explanation.streams["stream"]) else 0.0  # a column more
         figure, made = plt.subplots(
-            1, 3, figsize=(15, 6), layout="constrained", width_ratios=[1.0, 1.5, 1.1]
-        )
+            1, 3, figsize=(15 + wider, 6), layout="constrained",
+            width_ratios=[1.0, 1.5 + 0.2 * wider, 1.1],
+        )  # fmt: skip
         figure.suptitle(_headline(row), fontsize=13, fontweight="bold")
         axes = made
     drawn = np.asarray(axes, dtype=object).ravel()
