@@ -17,7 +17,8 @@ import scipy.sparse as sp
 from scgp.embed import CHUNK, CellVectors, embed_rows
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import answer, reading_of, streams_of
-from scgp.reference.decision import beside, lies_outside
+from scgp.reference.background import beside, lies_outside
+from scgp.reference.broad_terms import breadth
 from scgp.reference.evidence import fuse, pool
 from scgp.reference.screening import removal_effects
 
@@ -196,7 +197,11 @@ def _table(
     support_RT = pool(streams, fusion) if fusion.pooled else fused_RT
     # a cell of that gene alone has no answer without it
     after_R = np.where(found.total_B > 0, fused_RT @ subject.counted_T, 0.0)
-    sure_R = fusion.confidence(support_RT @ subject.counted_T, nearest_R)
+    mass_R = support_RT @ subject.counted_T
+    sure_R = fusion.confidence(mass_R, nearest_R)
+    if subject.term_id:
+        breadth_1 = breadth([subject.term_id], Ontology("CL"))
+        sure_R = fusion.confidence_above(mass_R[:, None], nearest_R, breadth_1)[:, 0]
     reading = reading_of(index, found.type_BE, fusion)
     if reading is not None:
         sure_R = _beside(reading, sure_R, subject.term_id, index)

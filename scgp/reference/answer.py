@@ -188,6 +188,7 @@ def _answer_block(
         weight_near=fusion.weight_near,
         support_BT=pooled_BT if fusion.pooled else None,
         confidence=fusion.confidence,
+        confidence_above=fusion.confidence_above,
         reading=reading,
     )
     if set_mass is not None:

@@ -1,4 +1,4 @@
-"""Which broad terms of the Cell Ontology tell a reader what kind of cell it is.
+"""Which broad terms of the Cell Ontology tell a reader what kind of cell it is, and how broad.
 
 Knows the ontology; neither cells nor answers.
 """
@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from scgp.phenotypes.ontology import Ontology
 
 # A term above more than this share of the ontology names no kind of cell ("cell", 100 %,
@@ -46,3 +52,12 @@ def says_something(term_id: str, ontology: Ontology) -> bool:
     """Whether a back-off to this term tells a reader what kind of cell it is."""
     share = len(ontology.descendants(term_id)) / ontology.n_terms
     return share <= GENERAL_SHARE and term_id not in ONE_TRAIT
+
+
+def breadth(term_ids: Sequence[str], ontology: Ontology) -> NDArray[np.float64]:
+    """Return how broad terms are: the log of the number of terms at or below each, less 6.
+
+    0 for a term of some 400, such as "leukocyte" or "epithelial cell".
+    """
+    size = np.array([len(ontology.descendants(i)) for i in term_ids], float)
+    return np.log1p(size) - 6.0

@@ -10,14 +10,16 @@ The rule, for a threshold t:
    is the label of the highest probability. A label is rolled up: its descendants among the labels
    count for it. If the leaf's rolled-up probability reaches t, it is the answer, or (where nearness
    has no weight) the most specific label below it that alone has more than half (and t).
-2. Otherwise the answer is the most specific term, of all ancestors of all labels, whose rolled-up
-   probability reaches t and a bound of its own (``threshold_above``), and that says something
-   (`says_something`). A cell comes here because its label is in doubt, so a term must be surer.
+2. Otherwise the answer is the most specific term, of all ancestors of all labels, whose confidence
+   (``confidence_above``) reaches t and a bound of its own (``threshold_above``), and that says
+   something (`says_something`). A cell comes here because its label is in doubt: what is left of
+   its probability is worth less than that of a label, and the narrower the term, the less.
 3. Otherwise the cell is "unknown".
 
 Where the reference has a background, a label, or a term below one, is no surer than that the cell
 is of one of its types at all. If that is below t and below one half, the cell lies outside: 1 is
-left out, and 2 holds what the background says of a term against the bounds, for a novel cell too.
+left out, and 2 holds what the background says of a term against t and `background.SURE`, for a
+novel cell too.
 
 A cell unlike every reference cell, or unlike the text of every label, can have no label of the
 reference, so 1 is left out, and 2 is narrowed to proper ancestors of the leaf that more labels than
@@ -37,21 +39,21 @@ from numpy.typing import NDArray
 
 from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.background import Reading
-from scgp.reference.broad_terms import says_something
+from scgp.reference.background import MAJORITY, SLACK, SURE, Reading, beside, lies_outside
+from scgp.reference.broad_terms import breadth, says_something
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 UNKNOWN = "unknown"
 STATUSES = ("labelled", "ancestor", "unknown", "empty")
-# Probabilities are sums of floats: what falls short by less than this reaches the threshold.
-SLACK = 1e-6
-MAJORITY = 0.5
 BLOCK = 8192
 
 
 Confidence = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+ConfidenceAbove = Callable[
+    [NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]
+]
 
 
 def _as_it_is(
@@ -145,6 +147,7 @@ class _Plan:
     useful_A: NDArray[np.bool_]
     labelled_A: NDArray[np.bool_]  # term j is a label, or lies below one
     worth_TT: NDArray[np.float64] | None  # of the answer j where label i is true
+    breadth_A: NDArray[np.float64]
     rank_A: NDArray[np.float64]  # the higher, the more specific; equal where equally so
     rank_T: NDArray[np.float64]
 
@@ -169,6 +172,7 @@ def _plan(label_ids: tuple[str, ...], prefix: str, weight_near: float) -> _Plan:
             ontology.relation([*label_ids, *term_ids])[: len(below_TA), len(below_TA) :], axis=0
         ),
         worth_TT=worth(label_ids, ontology, weight_near) if weight_near else None,
+        breadth_A=breadth(term_ids, ontology),
         rank_A=_dense_rank(-n_below_A),
         rank_T=_dense_rank(-n_below_T),
     )
@@ -209,6 +213,7 @@ def _decide_block(
     threshold: float,
     threshold_above: float,
     confidence: Confidence,
+    confidence_above: ConfidenceAbove | None,
     reading: Reading | None,
 ) -> _Answers:
     cells = np.arange(len(posterior_BT))
@@ -217,7 +222,11 @@ def _decide_block(
     if reading is not None:
         mass_BT = np.minimum(mass_BT, reading.covered_B[:, None])
         outside_B = lies_outside(reading, threshold)
-    mass_BA = confidence(support_BT @ plan.below_TA, nearest_B[:, None])
+    rolled_BA = support_BT @ plan.below_TA
+    if confidence_above is None:
+        mass_BA = confidence(rolled_BA, nearest_B[:, None])
+    else:
+        mass_BA = confidence_above(rolled_BA, nearest_B, plan.breadth_A)
     if reading is not None:
         mass_BA = beside(reading, mass_BA, plan.labelled_A, outside_B)
     worth_BT = posterior_BT if plan.worth_TT is None else posterior_BT @ plan.worth_TT
@@ -228,36 +237,14 @@ def _decide_block(
     deeper_BT &= plan.worth_TT is None  # worth has weighed the depth already
     deeper_B = _best(plan.rank_T, mass_BT, deeper_BT)
     label_B = np.where(sure_B, np.where(deeper_B >= 0, deeper_B, leaf_B), -1)
-    broad_BA = (mass_BA >= max(threshold, threshold_above) - SLACK) & plan.useful_A
+    bound_B = np.where(outside_B, max(threshold, SURE), max(threshold, threshold_above))
+    broad_BA = (mass_BA >= bound_B[:, None] - SLACK) & plan.useful_A
     broad_BA &= plan.narrower_TA[leaf_B] | (~novel_B | outside_B)[:, None]
     term_B = np.where(sure_B, -1, _best(plan.rank_A, mass_BA, broad_BA))
     mass_B = np.where(sure_B, mass_BT[cells, label_B], 0.0)
     backed_off = np.flatnonzero(term_B >= 0)
     mass_B[backed_off] = mass_BA[backed_off, term_B[backed_off]]
     return _Answers(leaf_B, leaf_mass_B, label_B, term_B, mass_B)
-
-
-def lies_outside(reading: Reading, threshold: float) -> NDArray[np.bool_]:
-    """Return which cells are likelier of a type that the reference has no label for.
-
-    A threshold below one half asks for less; one above it does not make a cell another type.
-    """
-    outside_B: NDArray[np.bool_] = reading.covered_B < min(threshold, MAJORITY) - SLACK
-    return outside_B
-
-
-def beside(
-    reading: Reading,
-    mass_BA: NDArray[np.float64],
-    labelled_A: NDArray[np.bool_],
-    outside_B: NDArray[np.bool_],
-) -> NDArray[np.float64]:
-    """Return the confidences in terms beside a background, whose ``mass_BA`` is of these terms.
-
-    ``labelled_A``: whether a term is a label of the reference, or lies below one.
-    """
-    capped_BA = np.where(labelled_A, np.minimum(mass_BA, reading.covered_B[:, None]), mass_BA)
-    return np.where(outside_B[:, None], reading.mass_BA, capped_BA)
 
 
 def decide(
@@ -275,6 +262,7 @@ def decide(
     weight_near: float = 0.0,
     support_BT: NDArray[np.floating[Any]] | None = None,
     confidence: Confidence = _as_it_is,
+    confidence_above: ConfidenceAbove | None = None,
     reading: Reading | None = None,
 ) -> Decision:
     """Give every cell a label, a broader term, or "unknown".
@@ -305,6 +293,9 @@ def decide(
     confidence
         Turns rolled-up probabilities and cosines to the nearest reference cell into calibrated
         probabilities, which are what the threshold is held against.
+    confidence_above
+        The same for terms above the labels, of their rolled-up probabilities (B x A), these cosines
+        (B) and their breadth (A, `broad_terms.breadth`); None: as for a label.
     reading
         What the background of the reference says of the cells; None: it has none.
 
@@ -347,6 +338,7 @@ def decide(
             threshold=threshold,
             threshold_above=threshold_above,
             confidence=confidence,
+            confidence_above=confidence_above,
             reading=None if reading is None else Reading(*(x[i : i + BLOCK] for x in reading)),
         )
         for i in range(0, max(n_cells, 1), BLOCK)

@@ -30,7 +30,8 @@ BACKGROUND = "background"
 ALL_STREAMS = (*STREAMS, BACKGROUND)
 # No stream may rule a label out alone: neighbours give an exact 0 to every label not among them.
 FLOOR = 1e-4
-# What a term above the labels needs: of the cells of left-out studies that get one, 97 % are of it
+# What a term above the labels needs where its confidence is that of a label (before 0.12.0, and
+# where nothing could be fitted): of the cells of left-out studies that get one, 97 % are of it
 # then; with .5, which is enough for a label, 67 to 71 % were (docs/log.md).
 THRESHOLD_ABOVE = 0.85
 # Cosine of two texts from which on they may mean the same. Of 626 synonyms and plurals of the
@@ -48,7 +49,12 @@ ADDED = {
     "set_cells": 0,
     "novelty_text": -1.0,
     "alike": 0.6,
+    "above": (),
 }
+# Fields that are lists in JSON.
+_LISTS = ("set_mass", "above")
+# Numbers in `Fusion.above`.
+N_ABOVE = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +70,8 @@ class Fusion:
     ``novelty_threshold``, or whose cosine to the nearest text of a label (`nearest_text`) is below
     ``novelty_text``, is unlike all. A label whose text has the cosine ``alike`` with a free text
     may mean the same, and is no rival of it. ``set_mass`` is what label sets of each coverage need
-    (`conformal.fit_set_mass`; empty: not fitted), fitted to
-    ``set_cells`` cells.
+    (`conformal.fit_set_mass`; empty: not fitted), fitted to ``set_cells`` cells. ``above`` holds
+    the five numbers of `confidence_above` (`fitting_above`; empty: as in a label).
     """
 
     k: int = 30
@@ -89,13 +95,14 @@ class Fusion:
     set_mass: tuple[float, ...] = ()
     set_cells: int = 0
     alike: float = ALIKE
+    above: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse numbers that no answer can be made with."""
         values = dataclasses.asdict(self)
         whole = isinstance(self.k, int) and not isinstance(self.k, bool) and self.k >= 1
-        numbers = [value for name, value in values.items() if name not in {"k", "set_mass"}]
-        numbers += self.set_mass
+        numbers = [value for name, value in values.items() if name not in {"k", *_LISTS}]
+        numbers += [*self.set_mass, *self.above]
         real = all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
         if (
             not (whole and real)
@@ -103,10 +110,12 @@ class Fusion:
             or min(self.weight_near, *(self.weight(name) for name in ALL_STREAMS)) < 0
             or not (0 <= self.threshold <= 1 and 0 <= self.threshold_above <= 1)
             or list(self.set_mass) != sorted(self.set_mass)
+            or len(self.above) not in {0, N_ABOVE}
         ):
             message = (
                 f"cannot fuse with {values}; expected k >= 1, temperatures > 0, weights >= 0, "
-                "thresholds between 0 and 1 and masses of sets that do not fall"
+                "thresholds between 0 and 1, masses of sets that do not fall and none or five "
+                "numbers for terms above the labels"
             )
             raise ArgumentError(message)
 
@@ -123,9 +132,30 @@ class Fusion:
         )
         return calibrated
 
+    def confidence_above(
+        self,
+        mass_BA: NDArray[np.floating[Any]],
+        nearest_B: NDArray[np.floating[Any]],
+        breadth_A: NDArray[np.floating[Any]],
+    ) -> NDArray[np.float64]:
+        """Return calibrated probabilities of terms above the labels.
+
+        ``sigmoid((a + b w) * logit(p) + c * n + d * w + e)`` for the rolled-up probability p of a
+        term, the cosine n to the nearest reference cell, the breadth w of the term
+        (`broad_terms.breadth`) and ``above = (a, b, c, d, e)``, with a + b w held at 0 or more.
+        Where ``above`` is empty, that of `confidence`.
+        """
+        if not self.above:
+            return self.confidence(mass_BA, nearest_B[:, None])
+        slope, by_breadth, near, broad, offset = self.above
+        slope_A = np.maximum(slope + by_breadth * breadth_A, 0)
+        shift_BA = near * nearest_B[:, None] + broad * breadth_A + offset
+        sure_BA: NDArray[np.float64] = expit(slope_A * log_odds(mass_BA) + shift_BA)
+        return sure_BA
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**dataclasses.asdict(self), "set_mass": list(self.set_mass)}
+        return {**dataclasses.asdict(self), **{name: list(getattr(self, name)) for name in _LISTS}}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Fusion:
@@ -141,7 +171,7 @@ class Fusion:
                 "was edited, or saved by another version"
             )
             raise CheckpointError(message)
-        return cls(**{**fields, "set_mass": tuple(fields["set_mass"])})
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in _LISTS}})
 
 
 def log_odds(mass: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

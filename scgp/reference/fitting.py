@@ -14,6 +14,7 @@ from scgp.phenotypes.ontology import Ontology
 from scgp.reference.conformal import fit_set_mass, mass_ahead
 from scgp.reference.decision import worth
 from scgp.reference.evidence import STREAMS, Fusion, fuse, log_odds, pool
+from scgp.reference.fitting_above import fit_above
 
 #: What the weights of the streams sum to, what one stream may count beside the others, and the
 #: weights of nearness in the ontology that are tried.
@@ -115,13 +116,14 @@ def fit_answers(
 
     Returns
     -------
-    The fusion with fitted weights, nearness, confidence and novelty thresholds.
+    The fusion with fitted weights, nearness, confidences and novelty thresholds.
     """
     scorer = Scorer(label_ids, ontology)
     seen = cells.take(np.flatnonzero(~cells.novel_B))
     best = _climb(_Search(seen, scorer), start or Fusion())
     best = _set_novelty(best, seen.take(np.flatnonzero(seen.known_B)))
-    best = _scale_confidence(best, cells, scorer)
+    best, leaf_sure_B = _scale_confidence(best, cells, scorer)
+    best = fit_above(best, cells, leaf_sure_B, label_ids=label_ids, ontology=ontology)
     return _fit_sets(best, seen, scorer)
 
 
@@ -262,8 +264,10 @@ def _study_weights(study_B: np.ndarray, novel_B: np.ndarray) -> np.ndarray:
     return weight_B
 
 
-def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> Fusion:
+def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> tuple[Fusion, np.ndarray]:
     """Fit the logistic map from a leaf's probability to how often it holds (Platt 1999).
+
+    Also returns the confidence in each cell's leaf.
 
     A label holds where the true term is the label itself, one below it, or (authors' labels
     differ in depth) one above it; it fails where the two lie on different branches.
@@ -286,9 +290,10 @@ def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> Fusion:
     bounds = [(0.0, None), (0.0, None), (None, None)]
     fitted = minimize(loss, [1.0, 0.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds)
     slope, slope_nearest, offset = map(float, fitted.x)
-    return dataclasses.replace(
+    fusion = dataclasses.replace(
         fusion, slope=slope, slope_nearest=slope_nearest, offset=offset, pooled=True
     )
+    return fusion, fusion.confidence(mass_B, cells.nearest_B)
 
 
 def _fit_sets(fusion: Fusion, seen: HeldOut, scorer: Scorer) -> Fusion:
