@@ -178,7 +178,8 @@ def annotate(
         Few genes in common, duplicated genes (summed), empty cells, labels outside the ontology.
         Of `labels`: those named twice, and those without reference cells, whose description alone
         is compared with the cells; how sure that is was measured on other terms, and not at all for
-        free text. With `use_rep`: the confidence of the index is not calibrated.
+        free text. Labels of the reference that are no terms, so that none of `labels` covers them.
+        With `use_rep`: the confidence of the index is not calibrated.
 
     Notes
     -----
