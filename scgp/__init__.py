@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scgp.embed import embed
     from scgp.explain import explain
     from scgp.leave_one_out import leave_one_out
-    from scgp.model.checkpoint import Model
+    from scgp.model.checkpoint import Model, load_model
     from scgp.perturb import perturb
     from scgp.polyfunction import polyfunctionality
     from scgp.predict import predict_expression
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from scgp.scale.in_place import annotate_file
     from scgp.score import score_text
     from scgp.train import train
-
-    load_model = Model.load
 
 __version__ = "0.11.0"
 
@@ -74,7 +72,7 @@ _LAZY = {
     "explain": ("scgp.explain", "explain"),
     "gene_roles": ("scgp.roles", "gene_roles"),
     "leave_one_out": ("scgp.leave_one_out", "leave_one_out"),
-    "load_model": ("scgp.model.checkpoint", "Model.load"),
+    "load_model": ("scgp.model.checkpoint", "load_model"),
     "perturb": ("scgp.perturb", "perturb"),
     "pl": ("scgp.pl", ""),
     "polyfunctionality": ("scgp.polyfunction", "polyfunctionality"),

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     annotate = commands.add_parser("annotate", help="label the cells of a file")
     annotate.add_argument("input", type=Path, help="an .h5ad file or .zarr store with counts")
     annotate.add_argument(
-        "output", type=Path, nargs="?", help="the same file with the labels added"
+        "output", type=Path, nargs="?", help="the same with the labels added: .h5ad, or .zarr"
     )
     annotate.add_argument(
         "--in-place", action="store_true", help="write the labels into the input; can be continued"
@@ -148,6 +148,7 @@ def _annotate(args: argparse.Namespace) -> None:
     _check_files(args, store=is_store(args.input))
     if not args.in_place:
         _check_target(args.output, source=args.input)
+        _check_suffix(args.output, store=is_store(args.input))
     if args.plot is not None:
         _check_target(args.plot, source=args.input)
         if args.plot.suffix not in _PICTURES:
@@ -293,6 +294,14 @@ def _check_target(path: Path, *, source: Path) -> None:
         raise ArgumentError(message)
     if path.is_dir():
         message = f"{path} is a folder; name a file in it"
+        raise ArgumentError(message)
+
+
+def _check_suffix(path: Path, *, store: bool) -> None:
+    """Refuse a name that promises another format than the one written: that of the input."""
+    suffix, kind = (".zarr", "a zarr store") if store else (".h5ad", "an .h5ad file")
+    if path.suffix.lower() != suffix:
+        message = f"{path}: a copy of {kind} is written; expected a name ending in {suffix}"
         raise ArgumentError(message)
 
 

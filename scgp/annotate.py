@@ -17,6 +17,7 @@ import numpy as np
 from scgp.answer_columns import answer_slots
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import match_genes
+from scgp.cells.no_label import label_text
 from scgp.device import resolve_device
 from scgp.embed import CellVectors, facts_of, resolve_model, warn_empty
 from scgp.errors import ArgumentError
@@ -78,8 +79,9 @@ def annotate(
         or Ensembl id. With `use_rep` neither counts nor genes are read.
     reference, label_key
         Your own atlas, and the ``obs`` column with its labels; instead of the default reference.
-        Cells that the model reads as types which the atlas lacks get no label of it, but a broader
-        term or "unknown".
+        Words that say there is none ("unknown", "unassigned", "nan") are no label: see
+        :func:`scgp.build_index`. Cells that the model reads as types which the atlas lacks get no
+        label of it, but a broader term or "unknown".
     index
         What :func:`scgp.build_index` made, or its directory; instead of `reference`.
     labels
@@ -176,7 +178,8 @@ def annotate(
         Few genes in common, duplicated genes (summed), empty cells, labels outside the ontology.
         Of `labels`: those named twice, and those without reference cells, whose description alone
         is compared with the cells; how sure that is was measured on other terms, and not at all for
-        free text. With `use_rep`: the confidence of the index is not calibrated.
+        free text. Labels of the reference that are no terms, so that none of `labels` covers them.
+        With `use_rep`: the confidence of the index is not calibrated.
 
     Notes
     -----
@@ -257,7 +260,7 @@ def asked_labeller(
     index = None if index is None else opened(index, model.fingerprint)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     if wanted and isinstance(reference, ad.AnnData) and label_key in reference.obs:
-        names = reference.obs[label_key].dropna().map(str).unique()
+        names = label_text(reference.obs[label_key]).dropna().unique()
         encoder = check_labels(wanted, model, names, encoder)
     index = resolve_index(
         reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scgp.cells.no_label import label_text, told_words
 from scgp.cells.sampling import at_most
 from scgp.cells.tokens import TokenBatch
 from scgp.describe import uses_descriptions, with_descriptions
@@ -67,6 +68,8 @@ def build_index(
         ``obs`` column with the labels: Cell Ontology ids, their labels or synonyms, short names
         that authors use ("CD4+ T cells"; a warning tells how they were read), or any text.
         Cells without a label, and cells without a count (with `use_rep`: zero rows), are left out.
+        Words that say there is none ("unknown", "unassigned", "unannotated", "nan", "None", "NA",
+        "not available"; in any case) are no label; a warning tells which were found.
     model
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
     study_key
@@ -113,8 +116,8 @@ def build_index(
     Warns
     -----
     ScgpWarning
-        Labels that are no ontology term: they are kept as given, without an id. With `use_rep`:
-        the confidence could not be calibrated.
+        Cells without a label. Labels that are no ontology term: they are kept as given, without an
+        id. With `use_rep`: the confidence could not be calibrated.
     """
     check_adata(adata)
     check_search(search)
@@ -277,11 +280,14 @@ def _column(adata: ad.AnnData, key: str) -> pd.Series:
 def _labels(adata: ad.AnnData, label_key: str) -> pd.Series:
     """Return labels as text, missing where there is none, with a word about how many."""
     given = _column(adata, label_key)
-    text = given.astype(object).where(given.notna(), None).map(str, na_action="ignore")
-    text = text.where(text.str.strip().fillna("") != "", None)
+    text = label_text(given)
     n_missing = int(text.isna().sum())
     if n_missing:
-        warn_user(f"{n_missing} of {len(text)} cells have no label in obs[{label_key!r}]: left out")
+        words = told_words(given)
+        warn_user(
+            f"{n_missing} of {len(text)} cells have no label in obs[{label_key!r}]: left out"
+            + (f" ({words})" if words else "")
+        )
     return text
 
 

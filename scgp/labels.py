@@ -24,6 +24,9 @@ from scgp.reference.index import ReferenceIndex
 from scgp.reference.kinship import PENALTY
 from scgp.texts import encoder_for, read_terms, text_vectors, warn_readings
 
+#: Labels that a message names; of more it gives the number.
+_NAMED = 5
+
 
 def read_candidates(
     labels: Sequence[str], model: Model, index: ReferenceIndex, encoder: TextEncoder | None = None
@@ -48,7 +51,8 @@ def read_candidates(
     -----
     ScgpWarning
         Two entries are one label; labels without reference cells; labels that are no name of the
-        ontology and were read as a term, or as free text though near the name of one.
+        ontology and were read as a term, or as free text though near the name of one; labels of the
+        reference that none covers because they are no terms.
     """
     term_of = dict(zip(index.labels, index.label_ids, strict=True))
     read = _read(labels, model, term_of)
@@ -77,6 +81,7 @@ def read_candidates(
         head = describe(term_ids, vector_XW, model, source, penalty=PENALTY)
         candidates = dataclasses.replace(candidates, describing=head)
         _warn_unseen(unseen, len(pairs), index, measured=head is not None)
+    _warn_uncovered(candidates, index)
     facts: dict[str, object] = {
         "labels": names,
         "labels_ontology_term_ids": ids,
@@ -102,7 +107,8 @@ def read_covered(
     Warns
     -----
     ScgpWarning
-        Two entries are one label; labels that were read as a term of another name.
+        Two entries are one label; labels that were read as a term of another name; labels of the
+        reference that none covers because they are no terms.
     """
     term_of = dict(zip(index.labels, index.label_ids, strict=True))
     read = _read(labels, None, term_of)
@@ -124,6 +130,7 @@ def read_covered(
         raise ArgumentError(msg)
     given = zip(labels, read, strict=True)
     Ontology("CL").warn_read({text: term for text, (_, term) in given if text not in term_of})
+    _warn_uncovered(candidates, index)
     facts: dict[str, object] = {
         "labels": names,
         "labels_ontology_term_ids": ids,
@@ -217,6 +224,20 @@ def _text_vectors(
     vector_CW = np.zeros((len(names), model.phenotypes.width), np.float32)
     vector_CW[rows] = text_vectors([names[c] for c in rows], [ids[c] for c in rows], model, encoder)
     return vector_CW
+
+
+def _warn_uncovered(candidates: Candidates, index: ReferenceIndex) -> None:
+    """Say which labels of the reference lie below no candidate for want of a term."""
+    alone = np.flatnonzero(~candidates.cover_TC.any(axis=1))
+    left = [index.labels[t] for t in alone if not index.label_ids[t]]
+    if left:
+        shown = ", ".join(map(repr, left[:_NAMED])) + (" ..." if len(left) > _NAMED else "")
+        warn_user(
+            f"{len(left)} of {len(index.labels)} labels of the reference are no terms of the "
+            f"ontology, so that none of the labels asked for covers them: {shown}. Cells like "
+            "theirs get another label or none; name them among labels=, or give the reference "
+            "ontology terms in their place"
+        )
 
 
 def _warn_unseen(

@@ -20,8 +20,9 @@ import pandas as pd
 
 from scgp.errors import ArgumentError, MissingColumnError
 from scgp.pictures.coordinates import stored_coordinates
-from scgp.pictures.legend import UNDECIDED, as_labels, colour, pool, wrap
+from scgp.pictures.legend import UNDECIDED, as_labels, pool, wrap
 from scgp.pictures.named_points import draw_groups, legend_beside
+from scgp.pictures.palette import colour
 from scgp.pictures.panels import explain
 from scgp.pictures.panels_biomarkers import biomarkers
 from scgp.pictures.panels_genes import gene_contexts, manifold, polyfunctionality

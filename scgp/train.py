@@ -82,7 +82,8 @@ def train(
         unfinished run and the history of losses.
     label_key, study_key, donor_key, tissue_key, disease_key
         Columns of ``obs``; None where there is none. Labels are Cell Ontology ids or names (others
-        are kept as classes of their own); tissue and disease are UBERON and MONDO ids or names.
+        are kept as classes of their own; "unknown", "nan" and the like are no label, as in
+        :func:`scgp.build_index`); tissue and disease are UBERON and MONDO ids or names.
     unlabelled
         More cells, for the masked-expression objective only.
     drawn

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file, save_file
 
+import scgp
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.embed import embed_rows
 from scgp.errors import ArgumentError, CheckpointError
@@ -310,3 +311,10 @@ def test_the_fingerprint_tells_what_makes_the_vectors(saved):
     network.load_state_dict(model.network.state_dict())
     other = Model(config, network, model.genes, model.phenotypes)
     assert other.fingerprint != model.fingerprint
+
+
+def test_load_model_reads_a_directory_or_gives_the_default(saved):
+    assert scgp.load_model(saved).fingerprint == Model.load(saved).fingerprint
+    assert scgp.load_model() is scgp.load_model(None) is Model.default()
+    with pytest.raises(TypeError, match="path"):  # whose path is its own business
+        Model.load()

@@ -1,10 +1,15 @@
 """The demonstration: counts recovered from what scanpy ships, its tables, and a whole run."""
 
+import json
+import re
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 
+import scgp
 from scgp import demo
 from scgp.__main__ import main
 from scgp.errors import CountsError
@@ -103,3 +108,16 @@ def _ontology():
     from scgp.phenotypes.ontology import Ontology
 
     return Ontology("CL")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/what-if.md"])
+def test_the_gene_perturbed_in_an_example_is_measured_in_these_cells(page):
+    text = (Path(__file__).parents[1] / page).read_text(encoding="utf-8")
+    (written,) = re.findall(r"scgp\.perturb\(\s*adata, (\{.*?\})", text)
+    named = json.loads(written)
+    cells = demo.counts()
+    found = scgp.perturb(cells, named, genes=[], n_null=0, progress=False)
+    assert found.perturbed["gene"].tolist() == list(named)
+    moved = cells.obs_names[(cells[:, list(named)].X.toarray() > 0).any(axis=1)]
+    assert found.cells.index[found.cells["changed"]].tolist() == moved.tolist()
+    assert len(moved) > 100

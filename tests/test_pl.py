@@ -121,10 +121,6 @@ def test_thirty_labels_have_numbers_that_do_not_cover_each_other():
     assert apart.min() > 0.045
 
 
-def test_the_first_twenty_four_colours_differ():
-    assert len({legend.colour(i) for i in range(24)}) == 24
-
-
 def test_numbers_get_a_colour_bar(cells):
     ax = pl.embedding(cells, color="scgp_confidence")
     assert ax.get_legend() is None

@@ -173,3 +173,24 @@ def test_cells_that_cannot_be_drawn(why, blood):
     alone = dataclasses.replace(some, answer=some.answer.iloc[:1])
     with pytest.raises(ArgumentError, match="every cell is empty"):
         pl.explain(alone)
+
+
+def test_a_number_stands_on_its_dot_and_on_no_other(why):
+    """Also where columns are narrow, and beside a large dot with its ring."""
+    high = why.streams["stream"].isin(["text", "gene", "fused"])
+    streams = why.streams.assign(probability=np.where(high, 0.68, 0.13))
+    figure, axes = plt.subplots(1, 3, figsize=(12, 6), layout="constrained")
+    ax = pl.explain(dataclasses.replace(why, streams=streams), axes=axes)[1]
+    figure.draw_without_rendering()
+    dots, rings = ax.collections[:2]
+    centre = ax.transData.transform(np.concatenate([dots.get_offsets(), rings.get_offsets()]))
+    sizes = [*dots.get_sizes(), *np.repeat(rings.get_sizes(), len(rings.get_offsets()))]
+    radius = np.sqrt(np.array(sizes) / np.pi) * figure.dpi / 72
+    assert {text.get_text() for text in ax.texts} == {"0.68", "0.13"}
+    for text in ax.texts:
+        box = text.get_window_extent()
+        own = ax.transData.transform(text.get_position())
+        assert box.x0 < own[0] < box.x1
+        away = np.hypot(*(centre - np.clip(centre, box.min, box.max)).T)
+        others = np.hypot(*(centre - own).T) > 1
+        assert (away > radius)[others].all(), text.get_text()

@@ -15,8 +15,8 @@ from matplotlib.collections import FillBetweenPolyCollection, LineCollection
 from matplotlib.text import Text
 
 from scgp.errors import ArgumentError, GeneError, MissingColumnError
-from scgp.pictures.legend import colour
 from scgp.pictures.named_points import principal_plane
+from scgp.pictures.palette import colour
 from scgp.pictures.panels_genes import gene_contexts, polyfunctionality
 
 CONTEXTS = ["vein; large", "sinusoid", "artery"]

@@ -16,8 +16,8 @@ from matplotlib.text import Text
 
 from scgp.embed import embed_adata
 from scgp.errors import ArgumentError, GeneError, MissingColumnError, ScgpWarning
-from scgp.pictures.legend import colour
 from scgp.pictures.named_points import principal_plane
+from scgp.pictures.palette import colour
 from scgp.pictures.panels_genes import manifold
 
 TEXTS = ["B cell", "classical monocyte"]

@@ -15,12 +15,14 @@ from typing import Any, TypeAlias
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import GeneVocabulary, match_genes
+from scgp.cells.no_label import label_text, told_words
 from scgp.cells.soma import TILE_ROWS, SomaCells, SomaSource, is_soma
-from scgp.errors import ArgumentError, MissingColumnError
+from scgp.errors import ArgumentError, MissingColumnError, warn_user
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ class CellDataset:
     source_names
         Stem of the file, or "source 0" and so on.
     label, study, donor
-        N strings each; "" where a value is missing or no column was named.
+        N strings each; "" where a value is missing or no column was named, and where a label says
+        that there is none (:mod:`scgp.cells.no_label`).
     measured_SG
         Genes that each source has a column for; where it is False, a zero means "not measured".
     has_soma, by_tiles
@@ -73,6 +76,11 @@ class CellDataset:
         A source lacks a column that was named.
     CountsError, GeneError
         A source holds no counts, or no gene of the vocabulary.
+
+    Warns
+    -----
+    ScgpWarning
+        Words such as "unknown" stand for no label.
     """
 
     def __init__(
@@ -107,7 +115,7 @@ class CellDataset:
         self.n_cells = sum(self.n_per_source)
         self._start_S = np.concatenate([[0], np.cumsum(self.n_per_source)]).astype(np.int64)
         # Columns first: a missing one is found before any count is read.
-        self.label = self._column_or(label_key, [""] * len(listed))
+        self.label = self._labels(label_key)
         self.study = self._column_or(study_key, self.source_names)
         self.donor = self._column_or(donor_key, [""] * len(listed))
         self._counts = [_counts(cells, layer, use_raw=use_raw) for cells in adatas]
@@ -263,6 +271,18 @@ class CellDataset:
         """Close the files that were opened from paths."""
         for cells in self._opened:
             (cells if isinstance(cells, SomaCells) else cells.file).close()
+
+    def _labels(self, key: str | None) -> np.ndarray:
+        """Read the labels; where one is a word for none there is none, and that is said."""
+        given = pd.Series(self._column_or(key, [""] * len(self.n_per_source)), dtype=object)
+        found_N = label_text(given).fillna("").to_numpy(dtype=object)
+        if words := told_words(given):
+            n_none = int((found_N == "").sum())
+            warn_user(
+                f"{n_none} of {len(found_N)} cells have no label in obs[{key!r}] ({words}): "
+                "they count as unlabelled"
+            )
+        return found_N
 
     def _column_or(self, key: str | None, per_source: Sequence[str]) -> np.ndarray:
         """Read a column, or repeat one value per source where no column is named."""

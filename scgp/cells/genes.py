@@ -29,6 +29,10 @@ __all__ = [
 # Below either, the answer rests on little: said in a warning.
 FEW_GENES = 200
 FEW_SHARE = 0.2
+# Of so many names, a share below this is chance: aliases such as "p53" that look like other names.
+# Of fewer names, one that is known may be all that was asked for.
+_MANY_NAMES = 200
+_CHANCE_SHARE = 0.01
 
 BLOCK_ROWS = 2048
 
@@ -61,8 +65,8 @@ def match_genes(
     Raises
     ------
     GeneError
-        If there are no columns, no gene in common, or next to none and the names are another
-        species'.
+        If there are no columns, no gene in common, or next to none: names of another species, in
+        lower case, or 200 and more of which fewer than 1 % are known.
 
     Warns
     -----
@@ -75,10 +79,10 @@ def match_genes(
         message = f"{counts.where} has no genes (0 columns); expected a matrix of cells by genes"
         raise GeneError(message)
     match = vocabulary.match(counts.var_names, counts.var)
-    species = _other_species(names)
-    if match.n_matched == 0 or (species and match.n_matched < FEW_SHARE * len(names)):
-        raise GeneError(_nothing_in_common(names, match, vocabulary, species))
-    if match.n_genes < minimum or match.n_matched < FEW_SHARE * len(names):
+    few = match.n_matched < FEW_SHARE * len(names)
+    if few and (why := _why_few(names, match, vocabulary, list(map(str, counts.var.columns)))):
+        raise GeneError(_nothing_in_common(names, match, vocabulary, why))
+    if match.n_genes < minimum or few:
         message = (
             f"few genes in common: {match.n_matched} of {len(names)} names ({match.n_genes} "
             f"genes) are among the model's {vocabulary.n_genes}; labels will be unsure. "
@@ -160,20 +164,40 @@ def _other_species(names: Sequence[str]) -> str:
     return "mouse" if 2 * title_case > len(names) else ""
 
 
+def _why_few(
+    names: Sequence[str], match: GeneMatch, vocabulary: GeneVocabulary, columns: Sequence[str]
+) -> str:
+    """Return why next to no name is known, and what to do; "" where what is known can be used."""
+    species = _other_species(names)
+    if species:
+        return f"These look like {species} genes; {_HUMAN_ORTHOLOGUES}"
+    n_upper = vocabulary.match([name.upper() for name in names]).n_matched
+    if 2 * n_upper >= len(names):
+        return (
+            f"In upper case {n_upper} of them are human genes, and case tells one species from "
+            "another: if the cells are human, adata.var_names = adata.var_names.str.upper()"
+        )
+    chance = len(names) >= _MANY_NAMES and match.n_matched < _CHANCE_SHARE * len(names)
+    if match.n_matched and not (chance and match.n_genes < FEW_GENES):
+        return ""
+    there = ", ".join(map(repr, columns)) or "none"
+    put = (
+        "Put Ensembl ids or HGNC symbols in var_names, or in var['ensembl_id'] or "
+        f"var['feature_name'] (the columns of var: {there})"
+    )
+    if 2 * sum(name.isdigit() for name in names) > len(names):
+        return f"Numbers name no gene, be they positions or ids of NCBI. {put}"
+    return put
+
+
 def _nothing_in_common(
-    names: Sequence[str], match: GeneMatch, vocabulary: GeneVocabulary, species: str
+    names: Sequence[str], match: GeneMatch, vocabulary: GeneVocabulary, why: str
 ) -> str:
     few = f"only {match.n_matched} of {len(names)} names"
     found = "no gene" if match.n_matched == 0 else few
-    message = (
-        f"{found} in common: the data has {_three(match.unmatched)} ({len(names)} names), "
-        f"the model has {_ours(vocabulary)} ({vocabulary.n_genes} genes). "
-    )
-    if species:
-        return f"{message}These look like {species} genes; {_HUMAN_ORTHOLOGUES}"
     return (
-        f"{message}Put Ensembl ids or HGNC symbols in var_names, or in var['ensembl_id'] or "
-        "var['feature_name']"
+        f"{found} in common: the data has {_three(match.unmatched)} ({len(names)} names), "
+        f"the model has {_ours(vocabulary)} ({vocabulary.n_genes} genes). {why}"
     )
 
 

@@ -189,7 +189,8 @@ class GeneVocabulary:
         2. its name in ``var_names``, then in a column of ``var`` (:data:`SYMBOL_COLUMNS`), as
            approved symbol, previous symbol, 10x reference name or alias. RefSeq's bare
            mitochondrial names (``ND1``, ``CYTB``) are read as such first, where most of the
-           mitochondrial genes are there and the full name (``MT-ND1``) is not;
+           mitochondrial genes are there and the full name (``MT-ND1``) is not. Digits alone
+           (``225``, the position of a column) are no name;
         3. its name in upper case, if it is one like ``C1orf112``. No other change of case: the
            mouse's ``Vwf`` is not ``VWF``;
         4. its name without the digit that makes a repeated name unique (``TBCE-1``), where the name
@@ -279,13 +280,17 @@ def _gene_match(token_V: np.ndarray, names: list[str], routes: dict[str, int]) -
 
 
 def _names(table: pd.DataFrame) -> dict[str, tuple[int, str]]:
-    """Name -> (token, route)."""
+    """Name -> (token, route).
+
+    Without the few aliases that are digits alone: such a name is a position, or an id of NCBI.
+    """
     found: dict[str, tuple[int, str]] = {}
     routes = {"symbol": "symbol", "previous": "previous", "aliases": "alias", "names_10x": "10x"}
     for column, route in routes.items():
         for token, names in enumerate(table[column]):
             for name in names.split(SEPARATOR) if names else ():
-                found[name] = (token, route)
+                if not name.isdigit():
+                    found[name] = (token, route)
     return found
 
 

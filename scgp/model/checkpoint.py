@@ -247,6 +247,28 @@ def _default_model() -> Model:
     return Model.load(DEFAULT_DIRECTORY)
 
 
+def load_model(path: str | Path | None = None) -> Model:
+    """Read a saved model, as :meth:`Model.load` does, or the one that comes with scgp.
+
+    Parameters
+    ----------
+    path
+        The directory of a model; None for the default checkpoint, which is read once a process, so
+        that each call returns the same object.
+
+    Raises
+    ------
+    CheckpointError
+        A file is missing, truncated, altered or of another format.
+
+    Examples
+    --------
+    >>> load_model() is Model.default()
+    True
+    """
+    return Model.default() if path is None else Model.load(path)
+
+
 def stored_tensors(network: CellTransformer) -> dict[str, torch.Tensor]:
     """Return the weights as they are stored: half precision, on the CPU."""
     state = network.state_dict()

@@ -99,7 +99,6 @@ T_CELLS = {
     "cd4 cytotoxic": "CL:0000934",  # CD4-positive, alpha-beta cytotoxic T cell
     "cd4 activated": "CL:0000896",  # activated CD4-positive, alpha-beta T cell
     "cd4 helper": "CL:0000492",  # CD4-positive helper T cell
-    # also without the word "CD25", which regulatory CD4 T cells carry
     "cd4 regulatory": "CL:0000792",  # CD4-positive, CD25-positive, alpha-beta regulatory T cell
     "cd8": "CL:0000625",  # CD8-positive, alpha-beta T cell
     "cd8 naive": "CL:0000900",  # naive thymus-derived CD8-positive, alpha-beta T cell
@@ -120,7 +119,7 @@ T_CELLS = {
 
 #: A word of a T cell's name -> what it says.
 _SAYS = {
-    **{word: word for word in ("cd4", "cd8", "cd25", "t", "naive", "memory", "central")},
+    **{word: word for word in ("cd4", "cd8", "t", "naive", "memory", "central")},
     **{word: word for word in ("effector", "cytotoxic", "regulatory", "activated", "helper")},
     "cell": "", "lymphocyte": "", "alpha beta": "", "alphabeta": "", "mem": "memory",
     "cm": "central memory", "em": "effector memory", "reg": "regulatory",
@@ -128,7 +127,22 @@ _SAYS = {
     "treg": "t regulatory", "ctl": "t cytotoxic",
 }  # fmt: skip
 _T_CELLS = {frozenset(key.split()): term for key, term in T_CELLS.items()}
-_T_CELLS[frozenset({"cd4", "cd25", "regulatory"})] = T_CELLS["cd4 regulatory"]
+# CD8-positive, CD25-positive, alpha-beta regulatory T cell: with CD8 the marker does say more
+_T_CELLS[frozenset({"cd8", "cd25", "regulatory"})] = "CL:0000919"
+
+#: What a name of a T cell says -> markers that such cells carry or lack by definition: named beside
+#: it, as the gates of a sorter are ("CD4+/CD45RO+ Memory"), they say nothing more.
+_CARRIES = {
+    "": {"cd3"},
+    "naive": {"cd45ra", "cd45ro-negative", "cd25-negative", "ccr7", "cd62l"},
+    "memory": {"cd45ro", "cd45ra-negative", "cd25-negative"},
+    "central memory": {"ccr7", "cd62l"},
+    "effector memory": {"ccr7-negative", "cd62l-negative"},
+    "regulatory": {"cd25", "cd25-high", "foxp3", "cd127-negative", "cd127-low", "cd127-dim"},
+}
+#: The word of a lineage, which beside "naive" or "memory" says no more than the lineage: a naive
+#: CD8 T cell kills nothing yet.
+_OF_LINEAGE = {"cd4": "helper", "cd8": "cytotoxic"}
 
 #: Names of the tables, written out, to be compared with what is none.
 WRITTEN = SHORT | {f"{key.removeprefix('t ')} t cell": term for key, term in T_CELLS.items()}
@@ -145,6 +159,8 @@ _RULES = [
         (r"[\u2010-\u2014\u2212]", "-"),
         (r"_", " "),
         (r", human$", ""),
+        # between the gates of one sort, each with its sign: "CD4+/CD25", but not "CD4/CD8"
+        (r"(?<=[a-z0-9][+-])/(?=cd\d)", " "),
         # a minus behind a word, before the end, a blank or a further marker: "CD4- T", "CD16-CD56+"
         (r"(?<=[a-z0-9])-(?=\s|$|,|cd\d)", " negative "),
         (r"\b(cd\d+[a-z]?)-?(neg|pos|bright|dim|high|hi|low|lo)\b", r"\1 \2 "),
@@ -164,7 +180,8 @@ def spelling(name: str) -> str:
 
     Without regard to case, hyphens, plurals, accents, Greek letters, a last ", human", and whether
     a marker is "CD4", "CD4+" or "CD4-positive". What is negative stays so, and what joins two names
-    ("/", "&", a comma, a plus between cells) stays as it is.
+    ("/", "&", a comma, a plus between cells) stays as it is; a "/" between markers with their signs
+    joins none.
 
     Examples
     --------
@@ -172,6 +189,8 @@ def spelling(name: str) -> str:
     ('cd4 t cell', 'cd4 t cell')
     >>> spelling("CD4- T cell"), spelling("T/NK cells")
     ('cd4 negative t cell', 't / nk cell')
+    >>> spelling("CD4+/CD45RA+/CD25- Naive T")
+    'cd4 cd45ra cd25 negative naive t'
     """
     letters = unicodedata.normalize("NFKD", name).casefold().translate(_GREEK)
     text = "".join(letter for letter in letters if not unicodedata.combining(letter))
@@ -200,6 +219,8 @@ def short_name(spelled: str) -> str:
     --------
     >>> short_name(spelling("naive CD4+ T cells")), short_name(spelling("CD8 TEM"))
     ('CL:0000895', 'CL:0000913')
+    >>> short_name(spelling("CD4+/CD45RO+ Memory")), short_name(spelling("CD4+/CD45RA+ Memory"))
+    ('CL:0000897', '')
     >>> short_name(spelling("cycling CD4 T cell")), short_name(spelling("CD4+ monocyte"))
     ('', '')
     """
@@ -209,14 +230,24 @@ def short_name(spelled: str) -> str:
 
 def _t_cell(spelled: str) -> str:
     """Read a T cell's name word by word, in any order; "" where one word says something else."""
-    words = spelled.replace("alpha beta", "alphabeta").split()
-    if any(word not in _SAYS for word in words):
+    text = re.sub(rf" (?={_LEVEL}\b)", "-", spelled.replace("alpha beta", "alphabeta"))
+    said: set[str] = set()
+    markers: set[str] = set()
+    for word in text.split():
+        if word in _SAYS:
+            said.update(_SAYS[word].split())
+        elif _is_marker(word.partition("-")[0]):
+            markers.add(word)
+        else:
+            return ""
+    carried = (marked for key, marked in _CARRIES.items() if said >= set(key.split()))
+    if said in ({"cd4"}, {"cd8"}) or not markers <= set().union(*carried):  # a gate, or a gene
         return ""
-    said = " ".join(_SAYS[word] for word in words).split()
-    if said in (["cd4"], ["cd8"]):  # a gate, or a gene
-        return ""
-    of_t = {"cd4", "cd8"} & set(said)
-    return _T_CELLS.get(frozenset(said) - {"t"} if of_t else frozenset(said), "")
+    lineages = {"cd4", "cd8"} & said
+    if said & {"naive", "memory"}:
+        said -= {_OF_LINEAGE[lineage] for lineage in lineages}
+    key = frozenset(said - {"t"} if lineages else said)
+    return _T_CELLS.get(key | markers) or _T_CELLS.get(key, "")
 
 
 def long_name(spelled: str, names: Mapping[str, str]) -> str:

@@ -1,9 +1,7 @@
-"""How labels are told apart in a plot: their order, colours, numbers and line breaks.
+"""How labels are told apart in a plot: their order, numbers and line breaks.
 
-Owns no library; knows arrays of labels and coordinates, and nothing of AnnData or Axes.
-
-The first eight colours are those of Okabe and Ito (2008), chosen for colour-blind readers; the
-next are these darker, then lighter.
+Owns no library; knows arrays of labels and coordinates, and nothing of AnnData or Axes. Their
+colours are in `palette`.
 
 Shape suffixes: N cells, T labels, 2 coordinates.
 """
@@ -22,10 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UNDECIDED = ("unknown", "no label")
-_OKABE_ITO = (
-    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167),
-    (86, 180, 233), (213, 94, 0), (240, 228, 66), (34, 34, 34),
-)  # fmt: skip
 _WIDTH = 38  # characters of a line; Cell Ontology labels run to over a hundred
 
 
@@ -56,13 +50,6 @@ def pool(label_N: NDArray[np.object_], max_labels: int) -> tuple[NDArray[np.obje
     kept = ranked[:max_labels]
     rest = f"other ({len(ranked) - max_labels} labels)"
     return np.where(np.isin(label_N.astype(str), kept), label_N, rest), [*kept, rest]
-
-
-def colour(i: int) -> tuple[float, float, float]:
-    """Return red, green and blue (0 to 1) of the i-th label; the first 24 differ."""
-    rgb = np.array(_OKABE_ITO[i % 8]) / 255
-    shade = (rgb, 0.55 * rgb, 0.5 + 0.5 * rgb)[i // 8 % 3]
-    return float(shade[0]), float(shade[1]), float(shade[2])
 
 
 def medoid(xy_N2: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from scgp.pictures.legend import UNDECIDED, colour, medoid, pool, spread, wrap
+from scgp.pictures.legend import UNDECIDED, medoid, pool, spread, wrap
+from scgp.pictures.palette import GREY, MISSING_GREY, OTHER_GREY, colour
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-GREY = "#C8C8C8"
 #: Markers of the headings, in their order; the last is that of groups without one.
 MARKERS, NO_HEADING = "o^sDvP", "X"
+#: Colours of groups that are no label; of several drawn together it is `OTHER_GREY`.
+_GREYS = {"unknown": GREY, "no label": MISSING_GREY}
 #: Where a name may stand, in points from its dot, nearest first: right, left, above, below, ...
 _PLACES = [
     (float(np.cos(angle) * away), float(np.sin(angle) * away))
@@ -87,17 +90,19 @@ def draw_groups(
         marker_of |= dict.fromkeys(kept, MARKERS[h % len(MARKERS)])
         ranked += kept
     ranked += [name for name in own if name not in ranked]
-    face_of = {name: colour(i) for i, name in enumerate(ranked)}
+    face_of = {name: _GREYS.get(name, OTHER_GREY) for name in names}
+    face_of |= {name: to_hex(colour(i)) for i, name in enumerate(ranked)}
     # Groups without a colour first, so that they lie below; the others in a fixed random order, so
     # that no group covers another by its place in the file.
     order_N = np.random.default_rng(0).permutation(len(label_N))
-    below_N = np.array([label in face_of for label in label_N[order_N]], dtype=bool)
+    below_N = np.array([label in ranked for label in label_N[order_N]], dtype=bool)
     order_N = order_N[np.argsort(below_N, kind="stable")]
     for marker in dict.fromkeys(marker_of.values()):
         rows = [i for i in order_N if marker_of[label_N[i]] == marker]
-        face = [face_of.get(label_N[i], GREY) for i in rows]
+        face = [face_of[label_N[i]] for i in rows]
         ax.scatter(xy_N2[rows, 0], xy_N2[rows, 1], c=face, s=size, marker=marker, linewidths=0)
-    _fill_legend(ax, label_N, [*ranked, *names], face_of, marker_of, headings or {})
+    rest = [name for name in names if name not in ranked]
+    _fill_legend(ax, label_N, ranked, rest, face_of, marker_of, headings or {})
     free_P2 = np.zeros((0, 2)) if free_P2 is None else free_P2
     _write_numbers(ax, xy_N2, [label_N == name for name in ranked], free_P2)
 
@@ -105,23 +110,29 @@ def draw_groups(
 def _fill_legend(  # noqa: PLR0917 (what is known of the groups)
     ax: Axes,
     label_N: NDArray[np.object_],
-    names: list[str],
-    face_of: Mapping[str, tuple[float, float, float]],
+    ranked: list[str],
+    rest: list[str],
+    face_of: Mapping[str, str],
     marker_of: Mapping[str, str],
     headings: Mapping[str, Sequence[str]],
 ) -> None:
-    """Add an empty series for each heading and each group: these are what a legend shows."""
+    """Add an empty series for each heading and each group: these are what a legend shows.
+
+    Those `ranked` have numbers, the `rest` has none.
+    """
     heading_of = {name: told for told, members in headings.items() for name in members}
     last = ""
-    for number, name in enumerate(dict.fromkeys(names), start=1):
+    for number, name in enumerate([*ranked, *rest], start=1):
         heading = heading_of.get(name, "no role") if headings else ""
-        if heading != last and name in face_of:
+        numbered = number <= len(ranked)
+        if heading != last and numbered:
             ax.plot([], [], linestyle="none", label=wrap(heading))
             last = heading
-        mark = str(number) if name in face_of else "–"  # noqa: RUF001
+        mark = str(number) if numbered else "–"  # noqa: RUF001
         text = wrap(f"{mark}  {name} ({int((label_N == name).sum()):,})")
-        face = face_of.get(name, GREY)
-        ax.scatter([], [], color=face, s=40, marker=marker_of[name], linewidths=0, label=text)
+        ax.scatter(
+            [], [], color=face_of[name], s=40, marker=marker_of[name], linewidths=0, label=text
+        )
 
 
 def _write_numbers(

@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from scgp.errors import ArgumentError
-from scgp.pictures.legend import colour, wrap
+from scgp.pictures.legend import wrap
+from scgp.pictures.palette import colour
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,9 +37,9 @@ _STREAMS = {
 }
 #: Labels of the middle panel, and cells of the right one.
 _LABELS, _CELLS = 10, 10
-#: Area of the dot of probability 1; the least probability that has its number written, and the
-#: least whose dot the number lies in, not beside.
-_AREA, _WRITTEN, _INSIDE = 560.0, 0.10, 0.35
+#: Area of the dot of probability 1, and the least probability that has its number written: on its
+#: own dot, for beside it the number would lie on the next one where columns are narrow.
+_AREA, _WRITTEN = 560.0, 0.10
 _FOR, _AGAINST = colour(0), colour(5)
 
 
@@ -149,8 +150,7 @@ def _draw_streams(ax: Axes, streams: pd.DataFrame) -> None:
     ax.scatter(s, t, s=_AREA * p_TS[t, s], color=colour(4), linewidths=0)
     for i, j in zip(t.tolist(), s.tolist(), strict=True):
         if p_TS[i, j] >= _WRITTEN:
-            x, side = (j, "center") if p_TS[i, j] >= _INSIDE else (j + 0.3, "left")
-            ax.text(x, i, f"{p_TS[i, j]:.2f}", ha=side, va="center", fontsize=8)
+            ax.text(j, i, f"{p_TS[i, j]:.2f}", ha="center", va="center", fontsize=8)
     heard = [j for j in range(len(shown)) if np.nansum(p_TS[:, j]) > 0]
     best = [int(np.nanargmax(p_TS[:, j])) for j in heard]
     ax.scatter(heard, best, s=1.25 * _AREA, facecolors="none", edgecolors="black", linewidths=1.1)

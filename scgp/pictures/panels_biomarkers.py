@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.transforms import Bbox
 
 from scgp.errors import ArgumentError, MissingColumnError
-from scgp.pictures.legend import colour, wrap
+from scgp.pictures.legend import wrap
+from scgp.pictures.palette import colour
 
 if TYPE_CHECKING:
     import pandas as pd

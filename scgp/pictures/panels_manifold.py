@@ -19,12 +19,12 @@ from scgp.errors import ArgumentError, GeneError
 from scgp.pictures.coordinates import stored_coordinates
 from scgp.pictures.legend import as_labels
 from scgp.pictures.named_points import (
-    GREY,
     draw_groups,
     legend_beside,
     principal_plane,
     write_names,
 )
+from scgp.pictures.palette import GREY
 from scgp.pictures.panels_contexts import column_of, name_components
 from scgp.slots import check_adata
 from scgp.texts import listed, read_terms, text_vectors, warn_readings

@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from scgp.errors import ArgumentError
-from scgp.pictures.legend import colour, wrap
+from scgp.pictures.legend import wrap
+from scgp.pictures.palette import colour
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from scgp.errors import ArgumentError, GeneError, MissingColumnError
-from scgp.pictures.legend import colour
 from scgp.pictures.named_points import write_names
+from scgp.pictures.palette import colour
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

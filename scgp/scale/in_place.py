@@ -8,6 +8,7 @@ Shape suffixes: B cells of a block, E width of the joint space.
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from scgp.cells.counts import CountMatrix
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
 from scgp.embed import facts_of
-from scgp.errors import warn_user
+from scgp.errors import ArgumentError, warn_user
 from scgp.labelling import Labeller, label_blocks
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.text import TextEncoder
@@ -89,9 +90,9 @@ def annotate_file(
     Raises
     ------
     ArgumentError
-        The path is neither, an argument has a value that cannot be used, the names of the cells
-        are stored under a name that a slot needs, or what an earlier call left is of other cells
-        or arguments.
+        The path is neither (cells in memory are for :func:`scgp.annotate`), an argument has a value
+        that cannot be used, the names of the cells are stored under a name that a slot needs, or
+        what an earlier call left is of other cells or arguments.
     FileError
         The file or its folder cannot be written to, another program has it open, it has an old
         layout, or the disk is full. The file is as before, or, if that came in the last step, is
@@ -120,7 +121,7 @@ def annotate_file(
     >>> sum(n_cells.values())
     700
     """
-    path = Path(path).expanduser().resolve()
+    path = _checked(path).expanduser().resolve()
     check_source(path)
     check_key(key_added)
     target: Any = zarr_store if is_store(path) else h5ad
@@ -157,6 +158,18 @@ def annotate_file(
             target.write_slots(path, work.folder, slots)
         work.forget()
     return _statuses(slots)
+
+
+def _checked(path: object) -> Path:
+    """Return the path given; refuse what is none, above all cells that are in memory."""
+    if isinstance(path, str | os.PathLike):
+        return Path(path)
+    msg = (
+        f"path is of type {type(path).__name__}; expected the path of an .h5ad file or .zarr store"
+    )
+    if isinstance(path, ad.AnnData):
+        msg += ". Cells that are in memory are annotated by scgp.annotate(adata)"
+    raise ArgumentError(msg)
 
 
 def _answer(

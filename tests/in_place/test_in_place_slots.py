@@ -133,3 +133,12 @@ def test_the_command_line_writes_in_place_and_copies_stores(file_of, capsys, exp
     np.testing.assert_array_equal(read(out).obsm["X_scgp"], read(path).obsm["X_scgp"])
     names = sorted(p.name for p in store.parent.iterdir())
     assert names == ["cells.h5ad", "cells.zarr", "out.zarr"]
+
+
+@pytest.mark.parametrize("given", ["adata", None, 7, ["a.h5ad"]])
+def test_what_is_no_path_is_refused(blood, given):
+    path = blood if given == "adata" else given
+    told = r"path is of type \w+; expected the path of an \.h5ad file or \.zarr store"
+    with pytest.raises(ArgumentError, match=told) as caught:
+        scgp.annotate_file(path)
+    assert ("scgp.annotate(adata)" in str(caught.value)) == (given == "adata")
