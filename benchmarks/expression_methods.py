@@ -15,24 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgp.reference.groups import Groups
-from scgp.reference.profiles import RIDGE, SHARED, TISSUE_ALONE, fit_profiles
+from scgp.reference.profiles import OWN, RIDGE, SHARED, TISSUE_ALONE, fit_profiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-#: Settings that inner validation chooses from. Weights of text, ancestors and markers; weight of
-#: the tissue where labels are not alike.
+#: Settings that inner validation chooses from. What the same term counts beside its description;
+#: weights of text, ancestors and markers; weight of the tissue where labels are not alike.
 EQUAL = (1 / 3, 1 / 3, 1 / 3)
 OURS = [
-    {"ridge": ridge, "label": label, "tissue_alone": alone}
-    for ridge, (label, alone) in itertools.product(
-        (0.5, 1.0, 2.0),
+    {"ridge": 1.0, "own": own, "label": label, "tissue_alone": alone}
+    for own, (label, alone) in itertools.product(
+        (0.0, 0.5, 2.0),
         ((EQUAL, 0.0), (EQUAL, 0.25), (EQUAL, 1.0), ((0.25, 0.5, 0.25), 0.25)),
     )
 ]
-SHIPPED = {"ridge": RIDGE, "label": EQUAL, "tissue_alone": TISSUE_ALONE}
+SHIPPED = {"ridge": RIDGE, "own": OWN, "label": EQUAL, "tissue_alone": TISSUE_ALONE}
+NOT_OWN = {**SHIPPED, "own": 0.0}
 NEAREST = [{"k": k, "near_home": home} for k in (1, 3, 6, 12) for home in (False, True)]
 TISSUE = [{"k": k} for k in (1, 20, 60)]
 BOTH = [{"k": k, "share": share} for k in (1, 3, 6, 12) for share in (0.25, 0.5, 0.75, 1)]
@@ -105,12 +106,14 @@ def description(
         ridge=settings["ridge"],
         shared=SHARED,
         tissue_alone=settings["tissue_alone"],
+        own=settings["own"],
         target=str(table.source_R[fold.train[0]]),
     )
     asked = np.ix_(fold.asked, row_P)
     mean_G, there_G = training_mean(table, fold.train)
     apart_G = np.where(there_G, profiles.mean_G - mean_G, 0)  # where rows of a group measure others
-    return profiles.deviation(label_RR[asked], tissue_RR[asked]) + apart_G
+    terms = table.label_R[fold.asked].tolist()
+    return profiles.deviation(label_RR[asked], tissue_RR[asked], term_ids=terms) + apart_G
 
 
 def nearest_term(table: Table, fold: Fold, settings: Mapping[str, Any]) -> NDArray[np.float32]:

@@ -44,7 +44,7 @@ bootstrap over terms, or studies.
 
 All methods see the training profiles of the file alone, except "other sources too" (the other
 file, and means of labelled cells; held-out terms are out of these too). Settings of each method
-are chosen on an inner split of the training profiles by the same rule: for scgp ridge, weights of
+are chosen on an inner split of the training profiles by the same rule: for scgp what the same term counts, weights of
 text, ancestors and markers, and what the tissue counts alone; for the peers how many neighbours
 (ties averaged), whether only those of the asked tissue where there are any, and the share of the
 tissue. The rows "as shipped" and below have the constants of the package, which were chosen by

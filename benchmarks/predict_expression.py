@@ -49,6 +49,9 @@ ROWS: dict[str, tuple[Callable[..., NDArray[np.float32]], Sequence[Mapping[str, 
     "scgp, as shipped, other sources too": (
         functools.partial(methods.description, more=True), [methods.SHIPPED],
     ),
+    "scgp, as shipped, the term itself no more than its description": (
+        methods.description, [methods.NOT_OWN],
+    ),
     "scgp, text of the label alone": (
         functools.partial(methods.description, parts=(1 / 3, 0.0, 0.0)), [methods.SHIPPED],
     ),

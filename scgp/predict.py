@@ -130,7 +130,8 @@ def predict_expression(
     anywhere = [d for d, term in enumerate(tissue_ids) if not term]
     tissue_DP[anywhere] = usual_tissues(likeness_DP[anywhere], profiles.tissue_ids, model)
     mean_V = profiles.mean_G[column_V]
-    value_DV = np.maximum(mean_V + profiles.deviation(likeness_DP, tissue_DP, column_V), 0)
+    apart_DV = profiles.deviation(likeness_DP, tissue_DP, column_V, term_ids=term_ids)
+    value_DV = np.maximum(mean_V + apart_DV, 0)
     return ad.AnnData(
         value_DV,
         obs=_obs(given, term_ids, tissue_ids, share_DU, labels),

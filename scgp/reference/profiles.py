@@ -8,8 +8,10 @@ Kernel ridge regression in closed form, as in `kinship` (Romera-Paredes and Torr
 profiles in the place of attributes. Two groups of cells are alike as the likeness of labels times
 1 + that of tissues, plus a quarter of the latter: what a tissue's cells have in common is often its
 study. They are so by half where they are of different sources: levels of two sources cannot be
-compared, their deviations can (intrinsic coregionalisation, Alvarez et al. 2012). A gene that a
-source does not measure is fitted to the other sources alone (``benchmarks/predict_expression.py``).
+compared, their deviations can (intrinsic coregionalisation, Alvarez et al. 2012). Groups of one
+term are more alike than their descriptions say (`OWN`): what sets alpha from beta cells is in no
+description of either. A gene that a source does not measure is fitted to the other sources alone
+(``benchmarks/predict_expression.py``).
 
 Shapes: P groups (one label, tissue and source), D descriptions, G genes of the vocabulary, V genes
 asked for, K components, S sources.
@@ -31,13 +33,16 @@ if TYPE_CHECKING:
 
     from scgp.reference.groups import Groups
 
-#: Penalty of a group of one row, where its likeness to itself is at most 2.25.
+#: Penalty of a group of one row, where its likeness to itself is at most 3.25.
 RIDGE = 1.0
 #: What the likeness of tissues counts where labels are not alike. More is better for new types in
 #: studies that are known, less for new studies.
 TISSUE_ALONE = 0.25
 #: What the likeness of two groups counts where they are of different sources.
 SHARED = 0.5
+#: What the same term adds to the likeness of two groups. More is better for known types in new
+#: studies, less for types that were never shown (docs/log.md).
+OWN = 0.5
 #: Directions of the genes that are kept, of one byte a gene.
 N_COMPONENTS = 160
 #: Largest value of a signed byte.
@@ -62,6 +67,8 @@ class Profiles:
         Groups that measure the gene and have a level, int32; 0: nothing is known of the gene.
     tissue_alone
         As in `joint`.
+    own
+        As `OWN`; 0 in those made before 0.12.0.
     """
 
     label_ids: list[str]
@@ -71,12 +78,15 @@ class Profiles:
     mean_G: NDArray[np.float32]
     n_groups_G: NDArray[np.int32]
     tissue_alone: float
+    own: float = 0.0
 
     def deviation(
         self,
         likeness_DP: NDArray[np.floating[Any]],
         tissue_DP: NDArray[np.floating[Any]],
         columns: NDArray[np.integer] | None = None,
+        *,
+        term_ids: Sequence[str] | None = None,
     ) -> NDArray[np.float32]:
         """Return how descriptions deviate from the mean profile, D x genes, log1p(CP10k).
 
@@ -86,8 +96,12 @@ class Profiles:
             How alike labels and tissues are to those of the groups; 0 for a tissue not known.
         columns
             Genes to return; None for all. What a gene is said to be does not depend on the others.
+        term_ids
+            Ontology id of each description, "" for free text; None: none is a known term.
         """
         columns = np.arange(len(self.mean_G)) if columns is None else columns
+        if term_ids is not None:
+            likeness_DP = likeness_DP + self.own * same_term(term_ids, self.label_ids)
         alike_DP = joint(likeness_DP, tissue_DP, self.tissue_alone)
         score_DK = alike_DP @ self.weight_PK.astype(np.float64)
         gene_VK = self.gene_GK[columns].astype(np.float64) / BYTE
@@ -97,7 +111,7 @@ class Profiles:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is stored, by name."""
-        return {name: np.asarray(getattr(self, name)) for name in _KINDS}
+        return {name: np.asarray(getattr(self, name)) for name in (*_KINDS, _OWN)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Profiles:
@@ -113,7 +127,8 @@ class Profiles:
             raise CheckpointError(msg)
         contents: dict[str, Any] = {name: arrays[name] for name in _KINDS}
         contents |= {name: arrays[name].tolist() for name in ("label_ids", "tissue_ids")}
-        return cls(**contents | {"tissue_alone": float(arrays["tissue_alone"])})
+        numbers = {"tissue_alone": float(arrays["tissue_alone"])}
+        return cls(**contents | numbers | {"own": float(arrays.get(_OWN, 0.0))})
 
 
 _KINDS = {
@@ -125,6 +140,8 @@ _KINDS = {
     "n_groups_G": np.dtype(np.int32),
     "tissue_alone": np.dtype(np.float64),
 }
+#: A number more since 0.12.0.
+_OWN = "own"
 
 
 def _array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -147,10 +164,25 @@ def _array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             return f"have {name} of the shape {arrays[name].shape}, expected {shape}"
-    finite = all(
-        np.isfinite(arrays[name]).all() for name in ("weight_PK", "mean_G", "tissue_alone")
-    )
+    numbers = [
+        arrays[name] for name in ("weight_PK", "mean_G", "tissue_alone", _OWN) if name in arrays
+    ]
+    finite = all(x.dtype.kind == "f" and np.isfinite(x).all() for x in numbers)
+    finite &= np.shape(arrays.get(_OWN, 0.0)) == ()
     return "" if finite and n_groups else "hold no group, or values that are not finite"
+
+
+def same_term(term_ids: Sequence[str], label_ids: Sequence[str]) -> NDArray[np.float64]:
+    """Return whether descriptions and groups have one term; "" is none.
+
+    Examples
+    --------
+    >>> same_term(["CL:0000236", ""], ["CL:0000236", "CL:0000084", ""]).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    term_D, label_P = np.asarray(term_ids, object), np.asarray(label_ids, object)
+    same_DP = (term_D[:, None] == label_P) & (term_D[:, None] != "")
+    return np.asarray(same_DP, np.float64)
 
 
 def joint(
@@ -177,6 +209,7 @@ def fit_profiles(
     ridge: float = RIDGE,
     shared: float = SHARED,
     tissue_alone: float = TISSUE_ALONE,
+    own: float = OWN,
     target: str | None = None,
 ) -> Profiles:
     """Fit profiles to groups of cells.
@@ -189,14 +222,15 @@ def fit_profiles(
         How alike their labels are (`kinship.likeness`), and their tissues.
     n_components
         Most components that are kept.
-    ridge, shared, tissue_alone
-        `RIDGE`, `SHARED`, `TISSUE_ALONE`.
+    ridge, shared, tissue_alone, own
+        `RIDGE`, `SHARED`, `TISSUE_ALONE`, `OWN`.
     target
         The source whose levels are predicted; None: the first of `Groups.widest`.
     """
     sources = groups.widest()
     target = sources[0] if target is None else target
     wide = [target, *(source for source in sources if source != target)]
+    likeness_PP = likeness_PP + own * same_term(groups.label_ids, groups.label_ids)
     joint_PP = joint(likeness_PP, tissue_PP, tissue_alone)
     coef_PG = _coefficients(groups, joint_PP, ridge, shared)
     apart_PP = _across(groups.sources, groups.sources, shared)
@@ -219,6 +253,7 @@ def fit_profiles(
         mean_G=mean_G.astype(np.float32),
         n_groups_G=n_groups_G,
         tissue_alone=tissue_alone,
+        own=own,
     )
 
 
