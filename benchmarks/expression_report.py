@@ -42,16 +42,17 @@ profile of the file, which is the informative one (the mean of all says nothing 
 the lead of "{ours}" over the method in the deviation with the 95 % interval of a paired
 bootstrap over terms, or studies.
 
-All methods see the training profiles of the file alone, except "other sources too" (the other
-file, and means of labelled cells; held-out terms are out of these too). Settings of each method
-are chosen on an inner split of the training profiles by the same rule: for scgp what the same term counts, weights of
-text, ancestors and markers, and what the tissue counts alone; for the peers how many neighbours
-(ties averaged), whether only those of the asked tissue where there are any, and the share of the
-tissue. The rows "as shipped" and below have the constants of the package, which were chosen by
-somebody who had seen other folds of these profiles in both settings; the first row's were not, but
-what it and "nearest term and tissue mean" may choose from was widened after a first run of seed 0
-(what the tissue counts alone; the nearest term alone). Markers are PanglaoDB's and CellMarker's,
-which are not made from these profiles, but may know their types from the same literature.
+All methods see the training profiles of the file alone, except "other sources too" (the other file,
+and means of labelled cells; held-out terms are out of these too). Settings of each method are
+chosen on an inner split of the training profiles by the same rule: for scgp what the same term
+counts beside its description, weights of text, ancestors and markers, and what the tissue counts
+alone; for the peers how many neighbours (ties averaged), whether only those of the asked tissue
+where there are any, and the share of the tissue. The rows "as shipped" and below have the constants
+of the package, which were chosen by somebody who had seen other folds of these profiles in both
+settings; the first row's were not, but what it and "nearest term and tissue mean" may choose from
+was widened after a first run of seed 0 (what the tissue counts alone; the nearest term alone).
+Markers are PanglaoDB's and CellMarker's, which are not made from these profiles, but may know their
+types from the same literature.
 """
 
 

@@ -10,6 +10,7 @@ from scgp.errors import ArgumentError, CheckpointError
 from scgp.model.directory import load_npz, save_npz
 from scgp.reference.groups import Groups
 from scgp.reference.profiles import (
+    OWN,
     RIDGE,
     SHARED,
     Profiles,
@@ -69,7 +70,8 @@ def test_predictions_are_kernel_ridge_regression():
     value, measured, keys = some_groups()
     groups, like, tissue = Groups.of(value, measured, keys), alike(8), 0.5 * alike(8, seed=1)
     found = fit_profiles(groups, like[:6, :6], tissue[:6, :6])
-    kernel = like * (1 + tissue) + 0.25 * tissue
+    same = np.eye(8) * (np.arange(8) < 6)  # each group is of a term of its own
+    kernel = (like + OWN * same) * (1 + tissue) + 0.25 * tissue
     inverse = np.linalg.inv(kernel[:6, :6] + RIDGE * np.eye(6))
     wanted = kernel[6:, :6] @ inverse @ (value - value.mean(axis=0))
     said = found.deviation(like[6:, :6], tissue[6:, :6])
@@ -77,15 +79,38 @@ def test_predictions_are_kernel_ridge_regression():
     np.testing.assert_allclose(found.mean_G, value.mean(axis=0), rtol=1e-6)
 
 
+def test_what_sets_two_terms_of_one_description_apart_is_told_by_their_own_profiles():
+    value, measured, keys = some_groups(6, 10)  # synthetic
+    like = alike(6)
+    like[1] = like[0]
+    like[:, 1] = like[:, 0]
+    zeros, terms = np.zeros((6, 6)), [key[0] for key in keys]
+    groups = Groups.of(value, measured, keys)
+    apart = value[0] - value[1]
+    found = {own: fit_profiles(groups, like, zeros, own=own) for own in (0.0, OWN, 8.0)}
+    said = {own: f.deviation(like, zeros, term_ids=terms) for own, f in found.items()}
+    assert np.abs(said[0.0][0] - said[0.0][1]).max() < 0.05  # their descriptions are the same
+    share = [np.dot(x[0] - x[1], apart) / np.dot(apart, apart) for x in said.values()]
+    np.testing.assert_allclose(share, [0, OWN / (OWN + RIDGE), 8 / (8 + RIDGE)], atol=0.03)
+    text = found[OWN].deviation(like, zeros, term_ids=[""] * 6)
+    np.testing.assert_array_equal(text, found[OWN].deviation(like, zeros))  # free text is no term
+    arrays = found[OWN].arrays()
+    assert Profiles.from_arrays(arrays).own == OWN
+    del arrays["own"]
+    assert Profiles.from_arrays(arrays).own == 0.0  # made before 0.12.0
+
+
 def test_equal_rows_of_a_group_are_the_same_as_groups_with_equal_descriptions():
     value, measured, keys = some_groups()
     value[1], keys[1] = value[0], keys[0]
-    twice = fit_profiles(Groups.of(value, measured, keys), alike(6)[1:, 1:], np.zeros((5, 5)))
+    described = {"own": 0.0}  # or the groups of one term have more in common than others
+    like, tissue = alike(6)[1:, 1:], np.zeros((5, 5))
+    twice = fit_profiles(Groups.of(value, measured, keys), like, tissue, **described)
     apart = [*keys[:1], ("L0 too", "", "a"), *keys[2:]]
     groups = Groups.of(value, measured, apart)
     place = [max(int(label[1]), 1) - 1 for label in groups.label_ids]
     like = alike(6)[1:, 1:][np.ix_(place, place)]
-    once = fit_profiles(groups, like, np.zeros((6, 6)))
+    once = fit_profiles(groups, like, np.zeros((6, 6)), **described)
     asked = alike(6, seed=3)[:2, 1:]
     zeros = np.zeros((2, 6))
     first, second = twice.deviation(asked, zeros[:, :5]), once.deviation(asked[:, place], zeros)
@@ -123,7 +148,7 @@ def test_the_level_of_another_source_changes_nothing():
 
 def test_another_source_counts_by_half():
     value, measured, keys = some_groups(4, 6, ["a", "a", "b", "b"])
-    found = fit_profiles(Groups.of(value, measured, keys), np.eye(4), np.zeros((4, 4)))
+    found = fit_profiles(Groups.of(value, measured, keys), np.eye(4), np.zeros((4, 4)), own=0.0)
     said = found.deviation(np.eye(4), np.zeros((4, 4)))
     own = np.concatenate([value[:2] - value[:2].mean(0), value[2:] - value[2:].mean(0)])
     wanted = own / (1 + RIDGE) * np.array([1, 1, SHARED, SHARED])[:, None]
