@@ -49,13 +49,7 @@ class CellTypist:
         """Train and annotate once per setting; majority voting only for a single setting."""
         train = _sample(train, seed=seed)
         expressed_N = np.diff(query.count_NG.indptr) > 0
-        value_NG = log_normalise(train.count_NG)
-        gene_H = variable_genes(value_NG, train.obs["batch"].to_numpy(dtype=object), n_top=N_GENES)
-        reference = _log_adata(value_NG, train, gene_H)
-        asked = query.take(expressed_N)
-        target = _log_adata(log_normalise(asked.count_NG), asked, gene_H)
-        # CellTypist 1.7 fails on a sparse query of a model trained without centring.
-        target.X = target.X.toarray()
+        reference, target = _prepared(train, query.take(expressed_N))
         rows = []
         for setting in settings:
             found = self._one(reference, train, target, setting, seed=seed, vote=len(settings) == 1)
@@ -97,6 +91,34 @@ class CellTypist:
         else:
             rows[self.voted] = rows[self.name]
         return rows
+
+
+def over_clusters(train: Cells, query: Cells, *, seed: int) -> NDArray[np.int64]:
+    """Return the over-clusters of a query that CellTypist votes in; -1 for cells in none.
+
+    By its own function, on what `CellTypist` gives it: the same genes, values and settings. Cells
+    without counts are in none, and nobody is where `CellTypist` does not vote.
+    """
+    from celltypist import logger
+    from celltypist.classifier import Classifier
+
+    logger.set_level("ERROR")
+    expressed_N = np.diff(query.count_NG.indptr) > 0
+    cluster_N = np.full(len(expressed_N), -1, np.int64)
+    if expressed_N.sum() >= MIN_CLUSTERED:
+        _, target = _prepared(_sample(train, seed=seed), query.take(expressed_N))
+        cluster_N[expressed_N] = Classifier(target, model=None).over_cluster().astype(int)
+    return cluster_N
+
+
+def _prepared(train: Cells, query: Cells) -> tuple[ad.AnnData, ad.AnnData]:
+    """Return training cells and query on the genes that vary in the training cells."""
+    value_NG = log_normalise(train.count_NG)
+    gene_H = variable_genes(value_NG, train.obs["batch"].to_numpy(dtype=object), n_top=N_GENES)
+    target = _log_adata(log_normalise(query.count_NG), query, gene_H)
+    # CellTypist 1.7 fails on a sparse query of a model trained without centring.
+    target.X = target.X.toarray()
+    return _log_adata(value_NG, train, gene_H), target
 
 
 def _sample(train: Cells, *, seed: int) -> Cells:

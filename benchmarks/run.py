@@ -26,6 +26,9 @@ if str(ROOT) not in sys.path:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from benchmarks.baselines import Method, Rows
     from benchmarks.corpus import Split
 
@@ -210,13 +213,24 @@ def run_scgp(
         most = arguments.max_cells_per_type_and_study
         fit_scgp([x.adata for x in thinned(fold, most, seed=seed).train], seed, folder)
 
+    clusters = clusters_of(split, seed=seed)
+    asked = [source.adata for source in split.queries]
     if isinstance(split, Pair):
         options = options_of(split.fold, arguments)
         model = fold_model(split, arguments.fold_runs, options, seed=seed, train=train)
-        return pair_rows(model, as_reference(split.train), [x.adata for x in split.queries]), {}
+        return pair_rows(model, as_reference(split.train), asked, clusters), {}
     model = arguments.out / "models" / split.setting / split.name / f"seed{seed}"
     train(split, model)
-    return [scgp_rows(model, source.adata) for source in split.queries], {}
+    return [scgp_rows(model, x, c) for x, c in zip(asked, clusters, strict=True)], {}
+
+
+def clusters_of(split: Split, *, seed: int) -> list[NDArray[np.int64]]:
+    """Return the over-clusters of each query file: those of CellTypist's majority voting."""
+    from benchmarks.celltypist_method import over_clusters
+    from benchmarks.corpus import join, on_query_genes
+
+    train = join(split.train)
+    return [over_clusters(*on_query_genes(train, x.cells), seed=seed) for x in split.queries]
 
 
 def thinned(split: Split, most: int | None, *, seed: int) -> Split:

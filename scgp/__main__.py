@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     annotate.add_argument("--min-confidence", type=float, help="what a label needs, 0 to 1")
     annotate.add_argument("--coverage", type=float, help="write label sets that cover this share")
     annotate.add_argument("--use-rep", help="key in obsm of a representation, of both files")
+    annotate.add_argument("--smooth", help="column of obs with clusters: also answer for each")
     annotate.add_argument("--key-added", default="scgp", help="prefix of the slots written")
     annotate.add_argument("--plot", type=Path, help="draw a UMAP: .png, .pdf or .svg")
     _add_common(annotate)
@@ -164,7 +165,7 @@ def _annotate(args: argparse.Namespace) -> None:
         "coverage",
         "min_confidence",
     )
-    options = _given(args, *named, "use_rep") | _model(args)
+    options = _given(args, *named, "use_rep", "smooth") | _model(args)
     if args.reference is not None:
         options["reference"] = _read(args.reference)
     if args.index is not None:

@@ -6,41 +6,44 @@ Owns the names of the slots. Must not know which reference is meant (`which`), h
 Shape suffixes: B cells, E width of the joint space.
 """
 
-import dataclasses
-import numbers
 from collections.abc import Sequence
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 
-from scgp.answer_columns import answer_slots
+from scgp.answer_columns import answer_slots, left_over
+from scgp.asking import (
+    asked_labeller,
+    asking_for,
+    check_confidence,
+    check_coverage,
+    given_facts,
+    labels_wanted,
+    mass_of_sets,
+)
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import match_genes
-from scgp.cells.no_label import label_text
 from scgp.device import resolve_device
-from scgp.embed import CellVectors, facts_of, resolve_model, warn_empty
-from scgp.errors import ArgumentError
+from scgp.embed import CellVectors, facts_of, warn_empty
 from scgp.labelling import Labelled, Labeller, joined, label_blocks
-from scgp.labels import check_labels, read_candidates, read_covered
+from scgp.labels import read_covered
 from scgp.model.checkpoint import Model
 from scgp.own import model_index
 from scgp.phenotypes.text import TextEncoder
 from scgp.progress import progress_bar
 from scgp.reference.answer import answer
 from scgp.reference.candidates import Candidates
-from scgp.reference.conformal import mass_for
 from scgp.reference.decision import Decision
 from scgp.reference.index import ReferenceIndex
 from scgp.representation import calibrated, query_vectors, read_representation, refuse_unused
 from scgp.scale.workers import active_client, label_on_workers
 from scgp.slots import check_target, write_slots
-from scgp.texts import listed
-from scgp.which import opened, represented_index, resolve_index
+from scgp.smoothing import read_clusters, smoothed
+from scgp.which import represented_index
 
 __all__ = [
     "annotate",
-    "asked_labeller",
     "label_cells",
     "model_index",
 ]
@@ -61,6 +64,7 @@ def annotate(
     min_confidence: float | None = None,
     coverage: float | None = None,
     use_rep: str | None = None,
+    smooth: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
     key_added: str = "scgp",
@@ -102,8 +106,8 @@ def annotate(
         both.
     coverage
         Also write a set of labels for each cell that holds the truth for this share of cells, such
-        as 0.9, as measured on held-out studies. Not with `labels`, nor with your own reference,
-        unless it is an index of a representation that was made with ``study_key``.
+        as 0.9, as measured on held-out studies. Not with `labels` or `reference`, nor with an index
+        of your own, unless it is of a representation and was made with ``study_key``.
     use_rep
         Key in ``obsm`` of a representation of your own, cells x E, such as ``"X_scVI"``, made for
         these cells and the reference by one model. It needs `reference` and `label_key`, or an
@@ -111,6 +115,10 @@ def annotate(
         linear head; among `labels`, only those that the reference has cells of. `model`, `encoder`,
         `layer`, `use_raw` and `device` cannot go with it, and `batch_size` and `progress` change
         nothing.
+    smooth
+        Name of a column of ``obs`` with your clusters, such as ``"leiden"``: also write one answer
+        for each cluster, from those of its cells, which stay as they are. Rare types are lost in
+        clusters that hold more than them; see "One answer for a cluster" in the documentation.
     layer, use_raw
         Where the counts of `adata` are, if not in ``X``.
     key_added
@@ -145,6 +153,14 @@ def annotate(
         The labels of the set, in the order of the alphabet, with " | " between them.
     ``obs["scgp_set_size"]`` : int32, with `coverage`
         How many they are; 0 for empty cells.
+    ``obs["scgp_smooth_cell_type"]`` : categorical, with `smooth`
+        The label of the cell's cluster, a broader term or "unknown"; that of the cell itself where
+        it is in no cluster (no value in the column); missing for cells without a count.
+    ``obs["scgp_smooth_cell_type_ontology_term_id"]`` : categorical, with `smooth`
+        Its Cell Ontology id; "" where it has none, missing for cells without a count.
+    ``obs["scgp_smooth_share"]`` : float32, with `smooth`
+        The share of the cluster's cells with a count whose own label is that of the cluster, a term
+        below it or above it; missing for cells without a count or a cluster.
     ``obsm["X_scgp"]`` : float32, cells x 128
         Unit rows; zero rows for empty cells. Not written with `use_rep`: the vectors are there.
     ``uns["scgp"]`` : dict
@@ -152,12 +168,17 @@ def annotate(
         their ``labels_ontology_term_ids`` ("" for none) and ``labels_in_reference``, whether the
         reference has cells of each: lists, which a file gives back as arrays. With `use_rep` its
         key, the index, and ``calibrated``, whether the confidence was fitted on held-out studies.
+        With `smooth` its column.
+
+    Columns of `coverage` and of `smooth` that an earlier call wrote with
+    the same `key_added` and this one does not write are removed.
 
     Raises
     ------
     ArgumentError
         `labels` is empty or holds what cannot be read: a blank text, an id of no live term, free
         text without an encoder; `coverage` is no share, or the index has no calibration for it;
+        `coverage` goes with `reference`; no cell has a value in the column `smooth`;
         `use_rep` names nothing in ``obsm``, what is not cells x E of finite numbers, or has another
         width than the reference's;
         or an argument has a value that cannot be used.
@@ -166,7 +187,7 @@ def annotate(
     GeneError
         No gene is in common with the model.
     MissingColumnError
-        The reference has no column `label_key`.
+        The reference has no column `label_key`, or ``obs`` no column `smooth`.
     FingerprintError
         The index was made by another model, or from another representation.
     DeviceError
@@ -201,16 +222,23 @@ def annotate(
     ['B cell', 'T cell', 'monocyte', 'natural killer cell', 'unknown']
     """
     check_target(adata, key_added=key_added, copy=copy)
+    cluster_N = read_clusters(adata, smooth)
+    told = {} if smooth is None else {"smooth": smooth}
     if use_rep is not None:
-        wanted = _wanted(labels, encoder, coverage)
-        _check_confidence(min_confidence)
+        wanted = labels_wanted(labels, encoder, coverage)
+        check_confidence(min_confidence)
+        check_coverage(coverage, reference)
         refuse_unused(model=model, encoder=encoder, layer=layer, use_raw=use_raw, device=device)
         matrix_BE = read_representation(adata, use_rep)
         index = represented_index(reference, label_key, index, use_rep)
-        index = _asking_for(min_confidence, index)
-        given = _given(coverage, min_confidence)
-        slots = _from_representation(matrix_BE, index, wanted, given, key_added)
-        return write_slots(adata, slots, copy=copy)
+        index = asking_for(min_confidence, index)
+        given = given_facts(coverage, min_confidence)
+        decision, facts = _from_representation(matrix_BE, index, wanted, given)
+        slots = answer_slots(
+            decision, None, facts | told, key_added, smoothed(decision, cluster_N, facts)
+        )
+        old = left_over(slots["obs"], key_added, adata.obs)
+        return write_slots(adata, slots, copy=copy, drop={"obs": old})
     labeller, counts, asked = asked_labeller(
         adata, reference=reference, label_key=label_key, index=index, labels=labels, model=model,
         encoder=encoder, min_confidence=min_confidence, coverage=coverage, layer=layer,
@@ -231,48 +259,10 @@ def annotate(
         )  # fmt: skip
     decision, vectors = labelled.decision, labelled.vectors
     warn_empty(vectors, EMPTY)
-    facts = facts_of(labeller.model, counts, match) | asked
-    return write_slots(adata, answer_slots(decision, vectors, facts, key_added), copy=copy)
-
-
-def asked_labeller(
-    adata: ad.AnnData,
-    *,
-    reference: ad.AnnData | None,
-    label_key: str | None,
-    index: ReferenceIndex | str | Path | None,
-    labels: str | Sequence[str] | None,
-    model: Model | str | Path | None,
-    encoder: TextEncoder | None,
-    min_confidence: float | None,
-    coverage: float | None,
-    layer: str | None,
-    use_raw: bool | None,
-    batch_size: int,
-    device: str | None,
-    progress: bool,
-) -> tuple[Labeller, CountMatrix, dict[str, object]]:
-    """Read `annotate`'s arguments: what labels cells, their counts, and facts for ``uns``."""
-    wanted = _wanted(labels, encoder, coverage)
-    _check_confidence(min_confidence)
-    model = resolve_model(model)
-    # what can fail without a reference fails before one is embedded
-    index = None if index is None else opened(index, model.fingerprint)
-    counts = choose_counts(adata, layer=layer, use_raw=use_raw)
-    if wanted and isinstance(reference, ad.AnnData) and label_key in reference.obs:
-        names = label_text(reference.obs[label_key]).dropna().unique()
-        encoder = check_labels(wanted, model, names, encoder)
-    index = resolve_index(
-        reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress
-    )
-    index = _asking_for(min_confidence, index)
-    set_mass = _set_mass(coverage, index)
-    candidates: Candidates | None = None
-    asked: dict[str, object] = {}
-    if wanted:
-        candidates, asked = read_candidates(wanted, model, index, encoder)
-    facts = {"index": repr(index), **asked, **_given(coverage, min_confidence)}
-    return Labeller(model, index, candidates, set_mass), counts, facts
+    facts = facts_of(labeller.model, counts, match) | asked | told
+    slots = answer_slots(decision, vectors, facts, key_added, smoothed(decision, cluster_N, facts))
+    old = left_over(slots["obs"], key_added, adata.obs)
+    return write_slots(adata, slots, copy=copy, drop={"obs": old})
 
 
 def label_cells(
@@ -331,10 +321,9 @@ def _from_representation(
     index: ReferenceIndex,
     wanted: list[str],
     given: dict[str, float],
-    key_added: str,
-) -> dict[str, dict[str, object]]:
-    """Answer cells by a representation of the user's; return what is written, without vectors."""
-    set_mass = _set_mass(given.get("coverage"), index)
+) -> tuple[Decision, dict[str, object]]:
+    """Answer cells by a representation of the user's; return the answers, and facts for ``uns``."""
+    set_mass = mass_of_sets(given.get("coverage"), index)
     candidates: Candidates | None = None
     asked: dict[str, object] = {}
     if wanted:
@@ -348,49 +337,4 @@ def _from_representation(
         "use_rep": index.use_rep, "index": repr(index), "calibrated": calibrated(index),
         **asked, **given,
     }  # fmt: skip
-    slots = answer_slots(decision, vectors, facts, key_added)
-    return {place: named for place, named in slots.items() if place != "obsm"}
-
-
-def _check_confidence(min_confidence: float | None) -> None:
-    real = isinstance(min_confidence, numbers.Real) and not isinstance(min_confidence, bool)
-    if min_confidence is not None and not (real and 0 <= min_confidence <= 1):
-        msg = f"min_confidence is {min_confidence!r}; expected a probability between 0 and 1"
-        raise ArgumentError(msg)
-
-
-def _asking_for(min_confidence: float | None, index: ReferenceIndex) -> ReferenceIndex:
-    """Return the index with another bound for its labels; at 0 nothing is too novel."""
-    if min_confidence is None:
-        return index
-    fusion = dataclasses.replace(index.calibration, threshold=float(min_confidence))
-    if min_confidence == 0:
-        fusion = dataclasses.replace(fusion, novelty_threshold=-1.0, novelty_text=-1.0)
-    return dataclasses.replace(index, calibration=fusion)
-
-
-def _given(coverage: float | None, min_confidence: float | None) -> dict[str, float]:
-    """Return what ``uns`` keeps of these arguments."""
-    both = {"coverage": coverage, "min_confidence": min_confidence}
-    return {name: float(value) for name, value in both.items() if value is not None}
-
-
-def _set_mass(coverage: float | None, index: ReferenceIndex) -> float | None:
-    """Return the mass of label sets, if they are asked for."""
-    fitted = index.calibration
-    return None if coverage is None else mass_for(coverage, fitted.set_mass, fitted.set_cells)
-
-
-def _wanted(
-    labels: str | Sequence[str] | None, encoder: TextEncoder | None, coverage: float | None
-) -> list[str]:
-    """Return the labels asked for; none for all of the reference."""
-    if labels is not None:
-        if coverage is not None:
-            msg = "coverage= and labels= do not go together: sets are calibrated for all labels"
-            raise ArgumentError(msg)
-        return listed(labels, "labels")
-    if encoder is not None:
-        msg = "encoder= reads the free texts among labels=; name labels, or leave it out"
-        raise ArgumentError(msg)
-    return []
+    return decision, facts

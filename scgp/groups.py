@@ -5,11 +5,24 @@ Owns the reading and its refusals. Must not know what the groups are for.
 Shape suffixes: N cells.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 
 from scgp.errors import ArgumentError, MissingColumnError, warn_user
+
+
+def no_column(key: str, columns: Iterable[object]) -> str:
+    """Say that ``obs`` has no such column; name those with a name near it, and all."""
+    names = [str(name) for name in columns]
+    folded = {name.casefold(): name for name in names}
+    near = [folded[name] for name in get_close_matches(key.casefold(), folded)]
+    meant = f", did you mean {' or '.join(map(repr, near))}?" if near else ""
+    there = ", ".join(map(repr, names)) or "none"
+    return f"obs has no column {key!r}{meant}; its columns: {there}"
 
 
 def column_text(adata: ad.AnnData, key: str) -> pd.Series:
@@ -21,9 +34,7 @@ def column_text(adata: ad.AnnData, key: str) -> pd.Series:
         There is no such column.
     """
     if key not in adata.obs:
-        there = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"obs has no column {key!r}; its columns: {there}"
-        raise MissingColumnError(msg)
+        raise MissingColumnError(no_column(key, adata.obs.columns))
     given = adata.obs[key]
     text = given.astype(object).where(given.notna(), None).map(str, na_action="ignore")
     return text.where(text.str.strip().fillna("") != "", None)

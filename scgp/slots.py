@@ -4,10 +4,11 @@ Owns the refusal of what cannot be written to, the writing, and the way back whe
 know what the slots mean.
 """
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
 import anndata as ad
+import pandas as pd
 
 from scgp.errors import ArgumentError
 
@@ -42,7 +43,11 @@ def check_key(key_added: str) -> None:
 
 
 def write_slots(
-    adata: ad.AnnData, slots: Mapping[str, Mapping[str, Any]], *, copy: bool
+    adata: ad.AnnData,
+    slots: Mapping[str, Mapping[str, Any]],
+    *,
+    copy: bool,
+    drop: Mapping[str, Collection[str]] | None = None,
 ) -> ad.AnnData | None:
     """Write all slots; whatever goes wrong, Ctrl-C included, the AnnData is as it was.
 
@@ -54,34 +59,56 @@ def write_slots(
         Values by name, for each of ``"obs"``, ``"obsm"`` and ``"uns"``.
     copy
         Write to a copy instead, and return it.
+    drop
+        Names of slots that are removed, of each place, where they are there.
     """
     if not (copy or adata.is_view):
-        _assign(adata, slots)
+        _assign(adata, slots, drop or {})
         return None
     whole = adata.copy()
-    _assign(whole, slots)
+    _assign(whole, slots, drop or {})
     if copy:
         return whole
     adata._init_as_actual(whole)
     return None
 
 
-def _assign(adata: ad.AnnData, slots: Mapping[str, Mapping[str, Any]]) -> None:
+def _assign(
+    adata: ad.AnnData,
+    slots: Mapping[str, Mapping[str, Any]],
+    drop: Mapping[str, Collection[str]],
+) -> None:
     """Assign every slot, or bring back what stood in each, and nothing where nothing stood."""
     places: dict[str, MutableMapping[str, Any]] = {name: getattr(adata, name) for name in slots}
+    gone = [(places[place], name) for place in drop for name in drop[place]]
+    gone = [(held, name) for held, name in gone if name in held]
     before = [
         (places[place], name, places[place].get(name, _ABSENT))
         for place, named in slots.items()
         for name in named
     ]
+    removed = [(held, list(held).index(name), name, held[name]) for held, name in gone]
     try:
         for place, named in slots.items():
             for name, value in named.items():
                 places[place][name] = value
+        for held, name in gone:
+            del held[name]
     except BaseException:  # Ctrl-C between two assignments, too
         for held, name, old in before:
             if old is not _ABSENT:
                 held[name] = old
             elif name in held:
                 del held[name]
+        for held, position, name, old in sorted(removed, key=lambda item: item[1]):
+            if name not in held:
+                _put_back(held, position, name, old)
         raise
+
+
+def _put_back(held: MutableMapping[str, Any], position: int, name: str, value: Any) -> None:
+    """Assign what was removed, in a table at the place where it stood."""
+    if isinstance(held, pd.DataFrame):
+        held.insert(position, name, value)
+    else:
+        held[name] = value

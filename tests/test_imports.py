@@ -29,6 +29,8 @@ VERBS = {
     "which",
     "own",
     "answer_columns",
+    "asking",
+    "smoothing",
     "explain",
     "scale",
     "labelling",

@@ -31,7 +31,8 @@ def annotate_copy(source: Path, target: Path, options: Mapping[str, Any]) -> dic
     """
     use_rep, key_added = options.get("use_rep"), options["key_added"]
     obsm = () if use_rep is None else (use_rep,)
-    with opened_cells(source, obsm=obsm, columns=column_names(key_added)) as adata:
+    columns, smooth = column_names(key_added), options.get("smooth")
+    with opened_cells(source, obsm=obsm, columns=columns, smooth=smooth) as adata:
         annotate(adata, **options)
     vectors_BE = adata.obsm[f"X_{key_added}"] if use_rep is None else None
 
@@ -40,7 +41,7 @@ def annotate_copy(source: Path, target: Path, options: Mapping[str, Any]) -> dic
             yield 0, vectors_BE
 
     shape = None if vectors_BE is None else vectors_BE.shape
-    slots = Slots(key_added, columns_of(adata.obs), adata.uns[key_added], shape, vectors)
+    slots = Slots(key_added, columns_of(adata.obs, columns), adata.uns[key_added], shape, vectors)
     temporary = target.with_name(f".{os.getpid()}-{target.name}")
     folder = target.with_name(f".{os.getpid()}-{target.name}.scgp")
     try:

@@ -77,7 +77,10 @@ def _write(file: h5py.File, path: Path, slots: Slots, held: HeldFile) -> None:
     obs: Any = file["obs"]
     check_index(obs.attrs["_index"], slots.columns, path)
     slots.write_columns(obs)
-    obs.attrs["column-order"] = np.array(slots.order(obs.attrs["column-order"]), object)
+    before = obs.attrs["column-order"]
+    for name in slots.gone(before):
+        del obs[name]
+    obs.attrs["column-order"] = np.array(slots.order(before), object)
     slots.write_facts(file["uns"])
     held.check()
     if slots.shape is not None:

@@ -16,8 +16,9 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
-from scgp.annotate import EMPTY, annotate, asked_labeller
+from scgp.annotate import EMPTY, annotate
 from scgp.answer_columns import column_names, label_columns
+from scgp.asking import asked_labeller
 from scgp.cells.counts import CountMatrix
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
@@ -34,6 +35,7 @@ from scgp.scale.parts import WorkFolder
 from scgp.scale.stored import check_source, is_store, opened_cells
 from scgp.scale.written import Slots, columns_of
 from scgp.slots import check_key
+from scgp.smoothing import check_smooth, read_clusters, smoothed
 
 __all__ = ["annotate_file"]
 
@@ -52,6 +54,7 @@ def annotate_file(
     min_confidence: float | None = None,
     coverage: float | None = None,
     use_rep: str | None = None,
+    smooth: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
     key_added: str = "scgp",
@@ -73,7 +76,7 @@ def annotate_file(
     path
         An .h5ad file of anndata 0.7 or later, or a .zarr store in a folder. Nothing else in it
         changes.
-    reference, label_key, index, labels, model, encoder, min_confidence, coverage, use_rep
+    reference, label_key, index, labels, model, encoder, min_confidence, coverage, use_rep, smooth
         As in :func:`scgp.annotate`.
     layer, use_raw, key_added, batch_size, device
         As in :func:`scgp.annotate`.
@@ -124,6 +127,7 @@ def annotate_file(
     path = _checked(path).expanduser().resolve()
     check_source(path)
     check_key(key_added)
+    check_smooth(smooth)
     target: Any = zarr_store if is_store(path) else h5ad
     target.check_target(path)
     with WorkFolder(path) as work:
@@ -132,20 +136,24 @@ def annotate_file(
             slots = _by_representation(
                 path, use_rep, reference=reference, label_key=label_key, index=index,
                 labels=labels, model=model, encoder=encoder, min_confidence=min_confidence,
-                coverage=coverage, layer=layer, use_raw=use_raw, key_added=key_added,
-                device=device,
+                coverage=coverage, smooth=smooth, layer=layer, use_raw=use_raw,
+                key_added=key_added, device=device,
             )  # fmt: skip
         else:
-            with opened_cells(path, columns=column_names(key_added)) as adata:
+            columns = column_names(key_added)
+            with opened_cells(path, columns=columns, smooth=smooth) as adata:
+                cluster_N = read_clusters(adata, smooth)
                 labeller, counts, asked = asked_labeller(
                     adata, reference=reference, label_key=label_key, index=index, labels=labels,
                     model=model, encoder=encoder, min_confidence=min_confidence,
                     coverage=coverage, layer=layer, use_raw=use_raw, batch_size=batch_size,
                     device=device, progress=progress,
                 )  # fmt: skip
+                asked |= {} if smooth is None else {"smooth": smooth}
                 run = _run(
-                    labeller, asked, counts, adata.obs_names, key_added=key_added, device=device
-                )
+                    labeller, asked, counts, adata.obs_names, cluster_N=cluster_N,
+                    key_added=key_added, device=device,
+                )  # fmt: skip
                 if finished and not work.holds(run):  # what is in the file now is another answer
                     work.forget()
                 finished = finished and resume and work.holds(run)
@@ -153,7 +161,7 @@ def annotate_file(
                 facts = _answer(
                     work, labeller, counts, batch_size=batch_size, device=device, progress=progress
                 )
-            slots = _kept(work, labeller, facts | asked, key_added)
+            slots = _kept(work, labeller, facts | asked, key_added, cluster_N)
         if use_rep is not None or not finished:
             target.write_slots(path, work.folder, slots)
         work.forget()
@@ -196,7 +204,13 @@ def _answer(
     return facts_of(labeller.model, counts, match)
 
 
-def _kept(work: WorkFolder, labeller: Labeller, facts: dict[str, object], key_added: str) -> Slots:
+def _kept(
+    work: WorkFolder,
+    labeller: Labeller,
+    facts: dict[str, object],
+    key_added: str,
+    cluster_N: np.ndarray | None,
+) -> Slots:
     """Return what is written, of the answers kept; their vectors stay on the disk."""
     parts = [decision for _, decision, _ in work.answers()]
     decision = Decision.join(parts, sets=labeller.set_mass is not None)
@@ -212,19 +226,24 @@ def _kept(work: WorkFolder, labeller: Labeller, facts: dict[str, object], key_ad
 
     return Slots(
         key_added,
-        label_columns(decision, key_added),
+        label_columns(decision, key_added, smoothed(decision, cluster_N, facts)),
         facts,
         (n_cells, labeller.model.config.embed_dim),
         vectors,
     )
 
 
-def _by_representation(path: Path, use_rep: str, *, key_added: str, **arguments: Any) -> Slots:
+def _by_representation(
+    path: Path, use_rep: str, *, key_added: str, smooth: str | None, **arguments: Any
+) -> Slots:
     """Answer by a representation: no network reads the cells, so all are answered at once."""
-    with opened_cells(path, obsm=(use_rep,), columns=column_names(key_added)) as adata:
+    columns = column_names(key_added)
+    with opened_cells(path, obsm=(use_rep,), columns=columns, smooth=smooth) as adata:
         cells = ad.AnnData(obs=adata.obs, obsm=dict(adata.obsm))
-    annotate(cells, use_rep=use_rep, key_added=key_added, progress=False, **arguments)
-    return Slots(key_added, columns_of(cells.obs), cells.uns[key_added])
+    annotate(
+        cells, use_rep=use_rep, smooth=smooth, key_added=key_added, progress=False, **arguments
+    )
+    return Slots(key_added, columns_of(cells.obs, columns), cells.uns[key_added])
 
 
 def _statuses(slots: Slots) -> dict[str, int]:
@@ -238,6 +257,7 @@ def _run(
     counts: CountMatrix,
     cell_names: Iterable[object],
     *,
+    cluster_N: np.ndarray | None,
     key_added: str,
     device: str | None,
 ) -> dict[str, Any]:
@@ -257,6 +277,7 @@ def _run(
         "labels": None if labeller.candidates is None else fingerprint(labeller.candidates),
         "coverage": asked.get("coverage"),
         "min_confidence": asked.get("min_confidence"),
+        "smooth": None if cluster_N is None else fingerprint((asked["smooth"], cluster_N)),
         "counts": counts.where,
         "cells": counts.n_cells,
         "cell names": _digest_of(cell_names),

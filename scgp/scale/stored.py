@@ -13,9 +13,11 @@ from typing import Any
 
 import anndata as ad
 import h5py
+import numpy as np
 import pandas as pd
 
-from scgp.errors import ArgumentError, FileError
+from scgp.errors import ArgumentError, FileError, MissingColumnError
+from scgp.groups import no_column
 
 #: What `choose_counts` asks of ``uns``: whether these keys are there.
 _SCHEMA_KEYS = ("schema_version", "schema_reference")
@@ -60,17 +62,23 @@ def opened_group(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def opened_cells(
-    path: Path, *, obsm: tuple[str, ...] = (), columns: tuple[str, ...] = ()
+    path: Path,
+    *,
+    obsm: tuple[str, ...] = (),
+    columns: tuple[str, ...] = (),
+    smooth: str | None = None,
 ) -> Iterator[ad.AnnData]:
     """Open a file as an AnnData whose X, layers and raw are on disk.
 
-    Its ``obs`` has names and no columns; its ``obsm`` only the arrays named, in memory. ``columns``
-    are those of ``obs`` that will be written.
+    Its ``obs`` has names and, of all columns, only ``smooth``; its ``obsm`` only the arrays named,
+    in memory. ``columns`` are those of ``obs`` that will be written.
 
     Raises
     ------
     ArgumentError
         ``obsm`` has no such array, or the names of the cells are where a column will be.
+    MissingColumnError
+        ``obs`` has no column ``smooth``.
     FileError
         The file cannot be read, or has a layout of before anndata 0.7.
     """
@@ -88,7 +96,7 @@ def opened_cells(
             raw = {"X": _on_disk(root["raw"]["X"]), "var": ad.io.read_elem(root["raw"]["var"])}
         yield ad.AnnData(
             X=_on_disk(root["X"]) if "X" in root else None,
-            obs=pd.DataFrame(index=_names(root["obs"])),
+            obs=pd.DataFrame(_column(root["obs"], smooth), index=_names(root["obs"])),
             var=ad.io.read_elem(root["var"]),
             layers={key: _on_disk(layers[key]) for key in layers.keys()},  # noqa: SIM118
             raw=raw,
@@ -135,6 +143,19 @@ def check_index(name: object, columns: Collection[str], path: Path) -> None:
 
 def _names(obs: Any) -> pd.Index:
     return pd.Index(ad.io.read_elem(obs[obs.attrs["_index"]])).astype(str)
+
+
+def _column(obs: Any, name: str | None) -> dict[str, Any]:
+    """Return one column of a table, by its name; none where none is named."""
+    if name is None:
+        return {}
+    there = [str(other) for other in obs.attrs["column-order"]]
+    if name not in there:
+        raise MissingColumnError(no_column(name, there))
+    values = ad.io.read_elem(obs[name])
+    if "categories" in obs[name].attrs:  # codes, in the layout of anndata 0.7: -1 has no value
+        values = pd.Series(values, dtype="Int64").where(np.asarray(values) >= 0).array
+    return {name: values}
 
 
 def _on_disk(element: Any) -> Any:

@@ -6,13 +6,15 @@ two it is, nor how either is changed in one step.
 Shape suffixes: B cells of a block, E width of the joint space.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+
+from scgp.answer_columns import left_over
 
 #: How anndata marks a dense array.
 ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
@@ -48,7 +50,10 @@ class Slots:
         return f"X_{self.key_added}"
 
     def write_columns(self, obs: Any) -> None:
-        """Write the columns into a group, without saying that the table has them."""
+        """Write the columns into a group, without saying that the table has them.
+
+        Those of an earlier call that are not written anew are for the caller to remove (`gone`).
+        """
         for name, values in self.columns.items():
             if name in obs:
                 del obs[name]
@@ -68,13 +73,18 @@ class Slots:
 
     def order(self, before: Any) -> list[str]:
         """Return the names of all columns of ``obs``: those before, and the new ones."""
-        names = [str(name) for name in before]
+        gone = self.gone(before)
+        names = [str(name) for name in before if name not in gone]
         return [*names, *(name for name in self.columns if name not in names)]
 
+    def gone(self, before: Any) -> list[str]:
+        """Return the names of the columns that an earlier call wrote, and this one does not."""
+        return left_over(self.columns, self.key_added, [str(name) for name in before])
 
-def columns_of(obs: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns of a table as they are written: arrays, and categoricals."""
-    return {str(name): obs[name].values for name in obs}
+
+def columns_of(obs: pd.DataFrame, names: Collection[str]) -> dict[str, Any]:
+    """Return those of the columns that are there, as they are written: arrays, and categoricals."""
+    return {str(name): obs[name].values for name in obs if name in names}
 
 
 def _settings(group: Any) -> dict[str, Any]:

@@ -104,8 +104,16 @@ def apply(path: Path, folder: Path) -> None:
             place.rename(aside)
         staged.replace(place)
         sync_folder(place.parent)
+    gone = listed.get("gone", [])  # a list of 0.11.0 or earlier has none
+    for number, target in enumerate(gone):
+        if (path / target).exists():
+            aside = folder / ASIDE / f"gone{number}"
+            if aside.exists():  # killed after an earlier removal: the store has it anew
+                shutil.rmtree(aside)
+            (path / target).rename(aside)
+            sync_folder((path / target).parent)
     if listed["consolidated"]:
-        _consolidate(path, [target for _, target in listed["renames"]])
+        _consolidate(path, [*(target for _, target in listed["renames"]), *gone])
     (folder / RENAMES).unlink()
     sync_folder(folder)
 
@@ -140,6 +148,7 @@ def _stage(path: Path, folder: Path, slots: Slots) -> dict[str, Any]:
     pairs = [*(name for name in pairs if name.split("/")[0] not in whole), *whole]
     content = json.loads((path / "obs" / metadata).read_text(encoding="utf-8"))
     attributes = content["attributes"] if version == 3 else content
+    gone = [f"obs/{name}" for name in slots.gone(attributes["column-order"])]
     attributes["column-order"] = slots.order(attributes["column-order"])
     (folder / STAGED / "attributes").write_text(json.dumps(content, indent=2), encoding="utf-8")
     consolidated = (path / ".zmetadata").is_file()
@@ -149,6 +158,7 @@ def _stage(path: Path, folder: Path, slots: Slots) -> dict[str, Any]:
         )
     return {
         "renames": [*([name, name] for name in pairs), ["attributes", f"obs/{metadata}"]],
+        "gone": gone,
         "consolidated": consolidated,
         "zarr_format": version,
     }
@@ -168,7 +178,7 @@ def _consolidate(path: Path, changed: list[str]) -> None:
         for key in [key for key in known if f"{key}/".startswith(f"{target}/")]:
             del known[key]
         place = path / target
-        for node in [place] if place.is_file() else place.rglob("*"):
+        for node in [place] if place.is_file() else place.rglob("*"):  # nothing, if it is gone
             key = node.relative_to(path)
             if third and node.name == "zarr.json":
                 known[key.parent.as_posix()] = _inline(node)

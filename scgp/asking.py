@@ -1,0 +1,127 @@
+"""What annotate() is asked: its options read and refused, before any cell is.
+
+Owns what the arguments mean for the labeller. Must not know how cells are labelled (`labelling`) or
+what is written (`answer_columns`).
+"""
+
+import dataclasses
+import numbers
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anndata as ad
+
+from scgp.cells.counts import CountMatrix, choose_counts
+from scgp.cells.no_label import label_text
+from scgp.embed import resolve_model
+from scgp.errors import ArgumentError
+from scgp.labelling import Labeller
+from scgp.labels import check_labels, read_candidates
+from scgp.model.checkpoint import Model
+from scgp.phenotypes.text import TextEncoder
+from scgp.reference.conformal import mass_for
+from scgp.reference.index import ReferenceIndex
+from scgp.texts import listed
+from scgp.which import opened, resolve_index
+
+if TYPE_CHECKING:
+    from scgp.reference.candidates import Candidates
+
+
+def asked_labeller(
+    adata: ad.AnnData,
+    *,
+    reference: ad.AnnData | None,
+    label_key: str | None,
+    index: ReferenceIndex | str | Path | None,
+    labels: str | Sequence[str] | None,
+    model: Model | str | Path | None,
+    encoder: TextEncoder | None,
+    min_confidence: float | None,
+    coverage: float | None,
+    layer: str | None,
+    use_raw: bool | None,
+    batch_size: int,
+    device: str | None,
+    progress: bool,
+) -> tuple[Labeller, CountMatrix, dict[str, object]]:
+    """Read `annotate`'s arguments: what labels cells, their counts, and facts for ``uns``."""
+    wanted = labels_wanted(labels, encoder, coverage)
+    check_confidence(min_confidence)
+    check_coverage(coverage, reference)
+    model = resolve_model(model)
+    # what can fail without a reference fails before one is embedded
+    index = None if index is None else opened(index, model.fingerprint)
+    counts = choose_counts(adata, layer=layer, use_raw=use_raw)
+    if wanted and isinstance(reference, ad.AnnData) and label_key in reference.obs:
+        names = label_text(reference.obs[label_key]).dropna().unique()
+        encoder = check_labels(wanted, model, names, encoder)
+    index = resolve_index(
+        reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress
+    )
+    index = asking_for(min_confidence, index)
+    set_mass = mass_of_sets(coverage, index)
+    candidates: Candidates | None = None
+    asked: dict[str, object] = {}
+    if wanted:
+        candidates, asked = read_candidates(wanted, model, index, encoder)
+    facts = {"index": repr(index), **asked, **given_facts(coverage, min_confidence)}
+    return Labeller(model, index, candidates, set_mass), counts, facts
+
+
+def check_coverage(coverage: float | None, reference: ad.AnnData | None) -> None:
+    """Refuse sets of labels of an atlas that is no index yet, before it is embedded."""
+    if coverage is not None and reference is not None:
+        msg = (
+            f"coverage={coverage!r} does not go with reference=: sets of labels need a calibration "
+            "on held-out studies, and a reference of one's own has none. Leave out coverage=, or "
+            "reference= for the model's own; or pass, with use_rep=, the index= of a "
+            "representation that scgp.build_index made with study_key="
+        )
+        raise ArgumentError(msg)
+
+
+def check_confidence(min_confidence: float | None) -> None:
+    """Refuse what is no probability."""
+    real = isinstance(min_confidence, numbers.Real) and not isinstance(min_confidence, bool)
+    if min_confidence is not None and not (real and 0 <= min_confidence <= 1):
+        msg = f"min_confidence is {min_confidence!r}; expected a probability between 0 and 1"
+        raise ArgumentError(msg)
+
+
+def asking_for(min_confidence: float | None, index: ReferenceIndex) -> ReferenceIndex:
+    """Return the index with another bound for its labels; at 0 nothing is too novel."""
+    if min_confidence is None:
+        return index
+    fusion = dataclasses.replace(index.calibration, threshold=float(min_confidence))
+    if min_confidence == 0:
+        fusion = dataclasses.replace(fusion, novelty_threshold=-1.0, novelty_text=-1.0)
+    return dataclasses.replace(index, calibration=fusion)
+
+
+def given_facts(coverage: float | None, min_confidence: float | None) -> dict[str, float]:
+    """Return what ``uns`` keeps of these arguments."""
+    both = {"coverage": coverage, "min_confidence": min_confidence}
+    return {name: float(value) for name, value in both.items() if value is not None}
+
+
+def mass_of_sets(coverage: float | None, index: ReferenceIndex) -> float | None:
+    """Return the mass of label sets, if they are asked for."""
+    fitted = index.calibration
+    return None if coverage is None else mass_for(coverage, fitted.set_mass, fitted.set_cells)
+
+
+def labels_wanted(
+    labels: str | Sequence[str] | None, encoder: TextEncoder | None, coverage: float | None
+) -> list[str]:
+    """Return the labels asked for; none for all of the reference."""
+    if labels is not None:
+        if coverage is not None:
+            msg = "coverage= and labels= do not go together: sets are calibrated for all labels"
+            raise ArgumentError(msg)
+        return listed(labels, "labels")
+    if encoder is not None:
+        msg = "encoder= reads the free texts among labels=; name labels, or leave it out"
+        raise ArgumentError(msg)
+    return []
