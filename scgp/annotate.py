@@ -12,7 +12,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 
-from scgp.answer_columns import answer_slots, left_over
+from scgp.answer_columns import answer_slots, left_over, profile_facts
 from scgp.asking import (
     asked_labeller,
     asking_for,
@@ -164,7 +164,9 @@ def annotate(
     ``obsm["X_scgp"]`` : float32, cells x 128
         Unit rows; zero rows for empty cells. Not written with `use_rep`: the vectors are there.
     ``uns["scgp"]`` : dict
-        Model, index, counts and genes that were used. With `labels` also ``labels`` as read,
+        Model, index, counts and genes that were used; ``labels_from_profiles``, those of the labels
+        given of which the reference has no real cell, but published mean profiles alone, where
+        there are any: trust them less. With `labels` also ``labels`` as read,
         their ``labels_ontology_term_ids`` ("" for none) and ``labels_in_reference``, whether the
         reference has cells of each: lists, which a file gives back as arrays. With `use_rep` its
         key, the index, and ``calibrated``, whether the confidence was fitted on held-out studies.
@@ -260,6 +262,7 @@ def annotate(
     decision, vectors = labelled.decision, labelled.vectors
     warn_empty(vectors, EMPTY)
     facts = facts_of(labeller.model, counts, match) | asked | told
+    facts |= profile_facts(decision.label, labeller.index)
     slots = answer_slots(decision, vectors, facts, key_added, smoothed(decision, cluster_N, facts))
     old = left_over(slots["obs"], key_added, adata.obs)
     return write_slots(adata, slots, copy=copy, drop={"obs": old})

@@ -13,6 +13,7 @@ import pandas as pd
 from scgp.embed import CellVectors
 from scgp.reference.consensus import Consensus
 from scgp.reference.decision import STATUSES, Decision
+from scgp.reference.index import ReferenceIndex
 
 #: Columns that only some options write, each kind whole or not at all; without `key_added`.
 OPTIONAL = (
@@ -34,6 +35,17 @@ def answer_slots(
     if vectors is not None:
         slots["obsm"] = {f"X_{key_added}": vectors.cell_BE}
     return slots
+
+
+def profile_facts(label_B: np.ndarray, index: ReferenceIndex) -> dict[str, object]:
+    """Return, for ``uns``, the labels given that the reference knows from mean profiles alone.
+
+    Nothing where there are none. A term above the labels, or a label that was asked for by another
+    name, is none of them.
+    """
+    n_real_T = np.bincount(index.code_N[~index.drawn_N], minlength=len(index.labels))
+    told = {x for x, n in zip(index.labels, n_real_T, strict=True) if n == 0} & set(label_B)
+    return {"labels_from_profiles": sorted(told)} if told else {}
 
 
 def column_names(key_added: str) -> tuple[str, ...]:

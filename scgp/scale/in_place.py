@@ -17,7 +17,7 @@ import anndata as ad
 import numpy as np
 
 from scgp.annotate import EMPTY, annotate
-from scgp.answer_columns import column_names, label_columns
+from scgp.answer_columns import column_names, label_columns, profile_facts
 from scgp.asking import asked_labeller
 from scgp.cells.counts import CountMatrix
 from scgp.cells.genes import match_genes
@@ -215,6 +215,7 @@ def _kept(
     parts = [decision for _, decision, _ in work.answers()]
     decision = Decision.join(parts, sets=labeller.set_mass is not None)
     del parts
+    facts |= profile_facts(decision.label, labeller.index)
     n_cells = len(decision.label)
     n_empty = int((decision.status == "empty").sum())
     if n_empty:
