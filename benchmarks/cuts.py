@@ -200,6 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     from benchmarks.cuts_cells import facts_of, line_up, same_options
     from benchmarks.cuts_report import measure, write_tables
     from benchmarks.run import lineage
+    from benchmarks.smoothed_method import NAME as SMOOTHED
     from benchmarks.store import read_runs, write_truth
 
     ancestors = lineage()
@@ -207,7 +208,8 @@ def main(argv: list[str] | None = None) -> None:
     for split in splits:
         write_truth(arguments.runs, split.setting, split.name, split.queries)
     asked = {(split.setting, split.name) for split in splits}
-    runs = [run for run in read_runs(arguments.runs) if (run["setting"], run["fold"]) in asked]
+    found_runs = (run for run in read_runs(arguments.runs) if run["method"] != SMOOTHED)
+    runs = [run for run in found_runs if (run["setting"], run["fold"]) in asked]
     most = same_options(runs)["max_cells_per_type_and_study"]
     facts = pd.concat([facts_of(split, most, ancestors) for split in splits], ignore_index=True)
     answers = line_up(facts, runs, splits)

@@ -17,6 +17,7 @@ from benchmarks.bootstrap import SCORES, differences
 from benchmarks.folds import SHIFT_GROUPS, group_of
 from benchmarks.pairs import REACHABLE_ONLY, reachable_cells
 from benchmarks.scores import Answer, mean_over, reachable, score, spread_over
+from benchmarks.smoothed_method import NAME as SMOOTHED
 from benchmarks.store import cells_of, read_runs
 
 if TYPE_CHECKING:
@@ -88,12 +89,15 @@ def _tables(run: Mapping[str, Any], ancestors: Ancestors) -> Iterator[tuple[str,
 
 
 def labels_by_unit(folder: Path, section: str, ancestors: Ancestors) -> Units:
-    """Return what is true and what every row of the table said, for each unit of a section."""
+    """Return what is true and what each row to compare said, for each unit of a section.
+
+    These are the rows of the table but "scgp, smoothed", which is made of scgp's own answers.
+    """
     units: Units = {}
     setting, _, rest = section.partition(", ")
     wanted = section if rest == REACHABLE_ONLY else setting
     for run in read_runs(folder):
-        if run["setting"] != setting:
+        if run["setting"] != setting or run["method"] == SMOOTHED:
             continue
         table = dict(_tables(run, ancestors))[wanted]
         for (row, name), part in table.groupby(["row", _unit(run)], sort=True):

@@ -26,17 +26,16 @@ if str(ROOT) not in sys.path:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from benchmarks.baselines import Method, Rows
     from benchmarks.corpus import Split
+    from benchmarks.store import RunKey
 
     Ancestors = Callable[[str], frozenset[str]]
 
 SETTINGS = ("eval", "folds", "pairs")
 METHODS = (
-    "majority", "knn-pca", "lr-pca", "lr-genes", "celltypist", "singler", "scanvi", "scgp"
+    "majority", "knn-pca", "lr-pca", "lr-genes", "celltypist", "singler", "scanvi", "scgp",
+    "scgp-smoothed",
 )  # fmt: skip
 HERE = Path(__file__).resolve().parent
 
@@ -213,24 +212,13 @@ def run_scgp(
         most = arguments.max_cells_per_type_and_study
         fit_scgp([x.adata for x in thinned(fold, most, seed=seed).train], seed, folder)
 
-    clusters = clusters_of(split, seed=seed)
-    asked = [source.adata for source in split.queries]
     if isinstance(split, Pair):
         options = options_of(split.fold, arguments)
         model = fold_model(split, arguments.fold_runs, options, seed=seed, train=train)
-        return pair_rows(model, as_reference(split.train), asked, clusters), {}
+        return pair_rows(model, as_reference(split.train), [x.adata for x in split.queries]), {}
     model = arguments.out / "models" / split.setting / split.name / f"seed{seed}"
     train(split, model)
-    return [scgp_rows(model, x, c) for x, c in zip(asked, clusters, strict=True)], {}
-
-
-def clusters_of(split: Split, *, seed: int) -> list[NDArray[np.int64]]:
-    """Return the over-clusters of each query file: those of CellTypist's majority voting."""
-    from benchmarks.celltypist_method import over_clusters
-    from benchmarks.corpus import join, on_query_genes
-
-    train = join(split.train)
-    return [over_clusters(*on_query_genes(train, x.cells), seed=seed) for x in split.queries]
+    return [scgp_rows(model, source.adata) for source in split.queries], {}
 
 
 def thinned(split: Split, most: int | None, *, seed: int) -> Split:
@@ -251,22 +239,44 @@ def options_of(split: Split, arguments: argparse.Namespace) -> dict[str, Any]:
     return options | ({"folds": arguments.folds} if isinstance(split, Pair) else {})
 
 
+def grids_of(split: Split, names: list[str]) -> dict[str, list[Any]]:
+    """Return the methods that the split is for, and the settings that each chooses from."""
+    from benchmarks.pairs import Pair
+    from benchmarks.scgp_method import VARIANTS
+    from benchmarks.smoothed_method import NAME as SMOOTHED
+
+    pair = isinstance(split, Pair)
+    ours: dict[str, list[Any]] = {"scgp": list(VARIANTS)} if pair else {"scgp": [], SMOOTHED: []}
+    left_out = {SMOOTHED} if pair else set()
+    kept = [name for name in names if name not in left_out]
+    return {name: ours[name] if name in ours else make_method(name).grid for name in kept}
+
+
+def is_there(folder: Path, key: RunKey, options: dict[str, Any], grid: list[Any]) -> bool:
+    """Whether a run need not be made: it is done, and of what it was made of nothing is newer."""
+    from benchmarks.smoothed_method import NAME as SMOOTHED
+    from benchmarks.smoothed_method import is_current
+    from benchmarks.store import is_done
+
+    if key.method == SMOOTHED:
+        return is_current(folder, key, options)
+    return is_done(folder, key, options, grid)
+
+
 def run_split(
     split: Split, ancestors: Ancestors, arguments: argparse.Namespace, *, seed: int
 ) -> None:
     """Run the methods that have no result for this split and seed."""
     from benchmarks.pairs import Pair
-    from benchmarks.scgp_method import VARIANTS
-    from benchmarks.store import RunKey, is_done, write_run, write_truth
+    from benchmarks.smoothed_method import NAME as SMOOTHED
+    from benchmarks.smoothed_method import smoothed_rows
+    from benchmarks.store import RunKey, write_run, write_truth
 
     write_truth(arguments.out, split.setting, split.name, split.queries)
     options = options_of(split, arguments)
     keys = {name: RunKey(split.setting, split.name, name, seed) for name in arguments.methods}
-    methods = {name: make_method(name) for name in arguments.methods if name != "scgp"}
-    pair = isinstance(split, Pair)
-    ours = list(VARIANTS) if pair else []
-    grids = {name: methods[name].grid if name in methods else ours for name in keys}
-    missing = [n for n in keys if not is_done(arguments.out, keys[n], options, grids[n])]
+    grids = grids_of(split, arguments.methods)
+    missing = [n for n in grids if not is_there(arguments.out, keys[n], options, grids[n])]
     if not missing:
         return
     split = thinned(split, arguments.max_cells_per_type_and_study, seed=seed)
@@ -275,6 +285,8 @@ def run_split(
         start, start_cpu = time.perf_counter(), time.process_time()
         if name == "scgp":
             rows, chosen = run_scgp(split, arguments, seed=seed)
+        elif name == SMOOTHED:
+            rows, chosen = smoothed_rows(arguments.out, keys[name], split, options)
         else:
             rows, chosen = run_baseline(name, split, ancestors, arguments, seed=seed)
         seconds = round(time.perf_counter() - start, 1)
@@ -301,6 +313,8 @@ def main(argv: list[str] | None = None) -> None:
     from benchmarks.report import write_report
 
     torch.set_num_threads(arguments.threads)
+    if "pairs" in arguments.settings and "scgp-smoothed" in arguments.methods:
+        say("scgp-smoothed has no row in pairs")
     ancestors = lineage()
     with threadpool_limits(limits=arguments.threads):
         for seed, split in splits_of(arguments, ancestors):

@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import anndata as ad
-    from numpy.typing import NDArray
 
     from benchmarks.baselines import Rows
     from scgp.model.checkpoint import Model
-    from scgp.reference.decision import Decision
     from scgp.reference.index import ReferenceIndex
 
     # A model and an index of its vectors, made of a model and a reference with ``obs["label"]``.
@@ -57,31 +55,23 @@ def fit_scgp(train_adatas: Sequence[ad.AnnData], seed: int, out_dir: Path) -> Pa
     return out_dir
 
 
-def predict_scgp(
-    model_dir: Path, query: ad.AnnData, cluster_N: NDArray[np.int64] | None = None
-) -> dict[str, Any]:
+def predict_scgp(model_dir: Path, query: ad.AnnData) -> dict[str, Any]:
     """Annotate a query with a model and the index inside its directory.
 
     Returns
     -------
     ``label_ids`` ("" for unknown and empty cells; the label itself where it is no term),
     ``confidence``, ``status`` of the default decision; ``leaf_ids``, ``leaf_confidence`` of the
-    best label whatever the decision. With clusters of the query (-1: in none) also what these are
-    called, ``smooth_ids``, and the share that agrees, ``smooth_share``.
+    best label whatever the decision.
     """
     from scgp.annotate import model_index
     from scgp.model.checkpoint import Model
 
     model = Model.load(model_dir)
-    return _predicted(model, model_index(model), query, cluster_N)
+    return _predicted(model, model_index(model), query)
 
 
-def _predicted(
-    model: Model,
-    index: ReferenceIndex,
-    query: ad.AnnData,
-    cluster_N: NDArray[np.int64] | None = None,
-) -> dict[str, Any]:
+def _predicted(model: Model, index: ReferenceIndex, query: ad.AnnData) -> dict[str, Any]:
     from scgp.annotate import label_cells
 
     decision, _, _ = label_cells(query, model, index)
@@ -90,8 +80,7 @@ def _predicted(
     status, label, term = decision.status, decision.label, decision.ontology_id
     named = np.where(term == "", label, term)
     called = np.isin(status, ["labelled", "ancestor"])
-    smooth = {} if cluster_N is None else _smoothed(decision, cluster_N)
-    return smooth | {
+    return {
         "label_ids": np.where(called, named, UNKNOWN).astype(object),
         "confidence": decision.confidence,
         "status": status,
@@ -100,36 +89,15 @@ def _predicted(
     }
 
 
-def _smoothed(decision: Decision, cluster_N: NDArray[np.int64]) -> dict[str, Any]:
-    """Return what ``annotate(smooth=)`` calls the clusters; a cell in none agrees with itself."""
-    from scgp.phenotypes.ontology import Ontology
-    from scgp.reference.consensus import agree
-    from scgp.reference.decision import UNKNOWN as SAID
-
-    found = agree(decision, cluster_N, Ontology("CL"))
-    label_N = np.where(found.ontology_id == "", found.label, found.ontology_id)
-    unknown = (found.label == SAID) | (decision.status == "empty")
-    share_N = np.where(np.isnan(found.share), decision.confidence, found.share)
-    return {
-        "smooth_ids": np.where(unknown, UNKNOWN, label_N).astype(object),
-        "smooth_share": share_N.astype(np.float32),
-    }
-
-
-def scgp_rows(
-    model_dir: Path, query: ad.AnnData, cluster_N: NDArray[np.int64] | None = None
-) -> Rows:
-    """Return the rows: the default decision, the best label always, and that of the clusters."""
-    return _rows(predict_scgp(model_dir, query, cluster_N), NAME)
+def scgp_rows(model_dir: Path, query: ad.AnnData) -> Rows:
+    """Return the two rows: the default decision, and the best label always."""
+    return _rows(predict_scgp(model_dir, query), NAME)
 
 
 def _rows(found: dict[str, Any], name: str) -> Rows:
     default = Answer(found["label_ids"], found["confidence"].astype(np.float32), found["status"])
     forced = Answer(found["leaf_ids"], found["leaf_confidence"].astype(np.float32))
-    rows = {name: default, f"{name}, forced": forced}
-    if "smooth_ids" in found:
-        rows[f"{name}, smoothed"] = Answer(found["smooth_ids"], found["smooth_share"])
-    return rows
+    return {name: default, f"{name}, forced": forced}
 
 
 def own_reference(model: Model, reference: ad.AnnData) -> tuple[Model, ReferenceIndex]:
@@ -150,29 +118,19 @@ def with_fusion(**fields: float) -> Maker:
 
 
 #: Ways to use a reference of one study, each with two rows in the table of pairs: its name, and its
-#: name with ", forced" (`NAME` has ", smoothed" too). Another way to be compared is another line
-#: here.
+#: name with ", forced". Another way to be compared is another line here.
 VARIANTS: dict[str, Maker] = {
     NAME: own_reference,
 }
 
 
-def pair_rows(
-    model_dir: Path,
-    reference: ad.AnnData,
-    queries: Sequence[ad.AnnData],
-    clusters: Sequence[NDArray[np.int64]] | None = None,
-) -> list[Rows]:
-    """Annotate each query with a reference and a model that saw neither, in all `VARIANTS`.
-
-    With the clusters of each query, `NAME` has the row of their answers, too.
-    """
+def pair_rows(model_dir: Path, reference: ad.AnnData, queries: Sequence[ad.AnnData]) -> list[Rows]:
+    """Annotate each query with a reference and a model that saw neither, in all `VARIANTS`."""
     from scgp.model.checkpoint import Model
 
     rows: list[Rows] = [{} for _ in queries]
     for name, make in VARIANTS.items():
         model, index = make(Model.load(model_dir), reference)
-        smooth = clusters if name == NAME and clusters is not None else [None] * len(queries)
-        for row, query, cluster_N in zip(rows, queries, smooth, strict=True):
-            row.update(_rows(_predicted(model, index, query, cluster_N), name))
+        for row, query in zip(rows, queries, strict=True):
+            row.update(_rows(_predicted(model, index, query), name))
     return rows

@@ -83,7 +83,7 @@ def write_truth(folder: Path, setting: str, fold: str, queries: list[Source]) ->
         }
         for source in queries
     }
-    write_json(folder / setting / fold / TRUTH, {"files": files, "sha256": _digest(files)})
+    write_json(folder / setting / fold / TRUTH, {"files": files, "sha256": digest(files)})
 
 
 def write_run(
@@ -138,30 +138,35 @@ def _decoded(coded: Mapping[str, Any]) -> np.ndarray:
     return np.array([*coded["names"], ""], dtype=object)[coded["code"]]
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """Return the SHA-256 of what JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_runs(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield every run of the folder, in the order of its paths, with the ``truth`` it was about.
+    """Yield every run of the folder, in the order of its paths, as `read_run` reads it."""
+    for path in sorted(folder.glob("*/*/*-seed*.json.gz")):
+        if (path.parent / TRUTH).is_file():  # else of a setting that was not asked for
+            yield read_run(path)
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Return a run with the ``truth`` it was about, which must be there (`write_truth`).
 
     Raises
     ------
     ValueError
-        A run has another format, or was made on other cells than those of the data at hand.
+        The run has another format, or was made on other cells than those of the data at hand.
     """
-    for path in sorted(folder.glob("*/*/*-seed*.json.gz")):
-        run = read_json(path)
-        if run["format"] != FORMAT:
-            message = f"{path} has format {run['format']}, expected {FORMAT}; remove it"
-            raise ValueError(message)
-        if not (path.parent / TRUTH).is_file():
-            continue  # of a setting that was not asked for
-        truth = read_json(path.parent / TRUTH)
-        if truth["sha256"] != run["truth"]:
-            message = f"{path} is about other cells than those of the data; remove it"
-            raise ValueError(message)
-        yield {**run, "truth": truth["files"]}
+    run = read_json(path)
+    if run["format"] != FORMAT:
+        message = f"{path} has format {run['format']}, expected {FORMAT}; remove it"
+        raise ValueError(message)
+    truth = read_json(path.parent / TRUTH)
+    if truth["sha256"] != run["truth"]:
+        message = f"{path} is about other cells than those of the data; remove it"
+        raise ValueError(message)
+    return {**run, "truth": truth["files"]}
 
 
 def cells_of(run: Mapping[str, Any]) -> pd.DataFrame:

@@ -335,6 +335,16 @@ def test_the_command_writes_every_cut_that_has_cells(ready, capsys):
     assert "+1.000 [+1.000, +1.000] *" in text
 
 
+def test_answers_of_scgp_smoothed_have_no_part_in_cuts(ready):
+    folder, words = ready
+    cuts.main(words)
+    made = [(folder / "out" / name).read_text("utf-8") for name in ("cuts.md", "cuts.json")]
+    written(folder / "runs", two_splits()[0], rows=["scgp-smoothed"])
+    cuts.main(words)
+    again = [(folder / "out" / name).read_text("utf-8") for name in ("cuts.md", "cuts.json")]
+    assert made == again
+
+
 def test_runs_on_other_training_labels_are_refused(ready):
     folder, words = ready
     written(folder / "runs", two_splits()[0], trained=["B"])
@@ -375,6 +385,8 @@ def test_cells_in_another_order_are_refused():
 def test_the_best_peer_is_no_row_of_scgp():
     summary = {
         name: {"scores": {"soft": (value, 0)}}
-        for name, value in (("scgp", 0.9), ("scgp, forced", 0.95), ("b", 0.5), ("a", 0.5))
-    }
+        for name, value in (
+            ("scgp", 0.9), ("scgp, forced", 0.95), ("scgp, smoothed", 0.9), ("b", 0.5), ("a", 0.5)
+        )
+    }  # fmt: skip
     assert cuts_report.best_peer({"summary": summary}, "soft") == "a"

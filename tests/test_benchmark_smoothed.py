@@ -2,25 +2,32 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import celltypist_method, run, scgp_method
+from benchmarks import celltypist_method, report, run, scgp_method, smoothed_method
 from benchmarks.celltypist_method import CellTypist, over_clusters
 from benchmarks.corpus import Cells, Source, Split
+from benchmarks.pairs import Pair
+from benchmarks.store import RunKey, cells_of, read_json, read_run, write_json
+from scgp.annotate import label_cells
+from scgp.phenotypes.ontology import Ontology
+from scgp.reference.consensus import agree
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),  # of celltypist and of what it calls
-    pytest.mark.skipif(
-        importlib.util.find_spec("celltypist") is None,
-        reason="needs celltypist of the extra scgp[benchmark]",
-    ),
-]
+needs_celltypist = pytest.mark.skipif(
+    importlib.util.find_spec("celltypist") is None,
+    reason="needs celltypist of the extra scgp[benchmark]",
+)
+pytestmark = pytest.mark.filterwarnings("ignore")  # of celltypist and of what it calls
+
+ROW = smoothed_method.ROW
+KEY = RunKey("eval", "all", smoothed_method.NAME, 0)
+SCGP = replace(KEY, method="scgp")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +46,7 @@ def halves(source):
     return source.take(rows), source.take(~rows)
 
 
+@needs_celltypist
 def test_the_clusters_are_those_that_celltypist_votes_in(halves, monkeypatch):
     from celltypist.classifier import Classifier
 
@@ -61,37 +69,164 @@ def test_the_clusters_are_those_that_celltypist_votes_in(halves, monkeypatch):
     assert set(rows) == {CellTypist.name, CellTypist.voted}
 
 
+@needs_celltypist
 def test_few_cells_have_no_clusters(halves):
     train, query = (half.cells for half in halves)
     few = query.take(np.arange(celltypist_method.MIN_CLUSTERED - 1))
     assert set(over_clusters(train, few, seed=0)) == {-1}
 
 
-def test_the_row_stands_beside_the_others_and_changes_none(model, halves, tmp_path):
-    query = halves[1].adata
-    model.save(tmp_path / "model")
-    clusters = np.arange(query.n_obs) % 4 - 1
-    reference = halves[0].adata
-    (alone,) = scgp_method.pair_rows(tmp_path / "model", reference, [query])
-    (rows,) = scgp_method.pair_rows(tmp_path / "model", reference, [query], [clusters])
-    assert set(rows) == {*alone, "scgp, smoothed"}
-    for name, answer in alone.items():
-        assert answer.label_N.tolist() == rows[name].label_N.tolist()
-    smooth = rows["scgp, smoothed"]
-    for cluster in range(3):
-        assert len(set(smooth.label_N[clusters == cluster])) == 1
-    own = clusters < 0
-    assert smooth.label_N[own].tolist() == rows["scgp"].label_N[own].tolist()
-    assert smooth.confidence_N[own].tolist() == rows["scgp"].confidence_N[own].tolist()
+@pytest.fixture
+def asked(model, blood_index, monkeypatch):
+    """A model stands in for training; what it was asked, in order."""
+    asked = []
 
+    def rows_of(_, query):
+        asked.append(query)
+        return scgp_method._rows(scgp_method._predicted(model, blood_index, query), "scgp")
 
-def test_the_benchmark_asks_with_the_clusters_of_each_file(halves, monkeypatch, tmp_path):
-    train, query = halves
-    calls = []
     monkeypatch.setattr(scgp_method, "fit_scgp", lambda *_: None)
-    monkeypatch.setattr(scgp_method, "scgp_rows", lambda *given: calls.append(given) or {})
-    arguments = SimpleNamespace(max_cells_per_type_and_study=None, out=tmp_path)
-    run.run_scgp(Split("eval", "eval", [train], [query]), arguments, seed=0)
-    (given,) = calls
-    assert given[1] is query.adata
-    assert given[2].tolist() == over_clusters(train.cells, query.cells, seed=0).tolist()
+    monkeypatch.setattr(scgp_method, "scgp_rows", rows_of)
+    return asked
+
+
+@pytest.fixture
+def clusters(monkeypatch):
+    """Four clusters, and every fifth cell in none, in place of those of CellTypist."""
+    found = np.arange(300) % 5 - 1
+    monkeypatch.setattr(celltypist_method, "over_clusters", lambda *_, seed: found)
+    return found
+
+
+@pytest.fixture
+def query(halves):
+    """300 cells, the fourth of them empty for scgp."""
+    adata = halves[1].adata.copy()
+    adata.X[3] = 0
+    adata.X.eliminate_zeros()
+    return replace(halves[1], adata=adata)
+
+
+@pytest.fixture
+def benchmark(halves, query, tmp_path):
+    """Return what runs methods of the benchmark on one split, and returns where the runs are."""
+    split = Split("eval", "all", [halves[0]], [query])
+
+    def benchmark(*methods, **options):
+        words = ["--data", "x", "--out", str(tmp_path), "--methods", *methods]
+        arguments = run.read_arguments(words)
+        vars(arguments).update(options)
+        run.run_split(split, run.lineage(), arguments, seed=0)
+        return tmp_path
+
+    return benchmark
+
+
+def table(folder, key, row):
+    """Return what a row of a saved run says of each cell."""
+    cells = cells_of(read_run(key.path(folder)))
+    return cells[cells["row"] == row].reset_index(drop=True)
+
+
+def test_the_saved_answers_are_smoothed_as_those_of_the_cells(
+    model, blood_index, query, asked, clusters, benchmark
+):
+    folder = benchmark("scgp", "scgp-smoothed")
+    decision, _, _ = label_cells(query.adata, model, blood_index)
+    expected = agree(decision, clusters, Ontology("CL"))
+    assert decision.status[3] == "empty"
+    found = table(folder, KEY, ROW)
+    called = np.where(expected.ontology_id == "", expected.label, expected.ontology_id)
+    empty = decision.status == "empty"
+    called[(expected.label == "unknown") | empty] = ""
+    assert found["label"].tolist() == called.tolist()
+    inside = (clusters >= 0) & ~empty
+    assert found["confidence"][inside].to_numpy() == pytest.approx(expected.share[inside], abs=1e-3)
+    assert found["label"][inside].nunique() > 1
+
+    alone = ~inside
+    scgp = table(folder, SCGP, "scgp")
+    for column in ("label", "confidence"):
+        assert found[column][alone].tolist() == scgp[column][alone].tolist()
+
+
+def test_unknown_and_empty_cells_come_back_as_such(asked, clusters, benchmark):
+    folder = benchmark("scgp", "scgp-smoothed")
+    cells = cells_of(read_run(SCGP.path(folder)))
+    cells.loc[(cells["row"] == "scgp") & (cells.groupby("row").cumcount() == 7), "label"] = ""
+    decision = smoothed_method.decision_of(cells)
+    assert decision.status[[3, 7]].tolist() == ["empty", "unknown"]
+    assert decision.label[[3, 7]].tolist() == [None, "unknown"]
+    assert decision.ontology_id[[3, 7]].tolist() == ["", ""]
+    assert decision.leaf[7].startswith("CL:")
+    forced = table(folder, SCGP, "scgp, forced")["confidence"]
+    assert decision.leaf_confidence.tolist() == forced.tolist()
+
+
+def test_scgp_is_asked_once_and_has_its_own_rows_alone(asked, clusters, benchmark):
+    folder = benchmark("scgp")
+    assert set(cells_of(read_run(SCGP.path(folder)))["row"]) == {"scgp", "scgp, forced"}
+    before = SCGP.path(folder).read_bytes()
+    benchmark("scgp", "scgp-smoothed")
+    assert len(asked) == 1
+    assert SCGP.path(folder).read_bytes() == before
+    assert set(cells_of(read_run(KEY.path(folder)))["row"]) == {ROW}
+
+
+def test_without_a_run_of_scgp_it_says_what_to_run(clusters, benchmark):
+    with pytest.raises(ValueError, match=r"needs the run of scgp.*--methods scgp scgp-smoothed"):
+        benchmark("scgp-smoothed")
+
+
+def test_a_run_of_scgp_with_other_options_is_refused(asked, clusters, benchmark):
+    benchmark("scgp")
+    with pytest.raises(ValueError, match="was made with"):
+        benchmark("scgp-smoothed", max_cells_per_type_and_study=150)
+
+
+def test_it_is_made_again_when_scgp_is_another(asked, clusters, benchmark):
+    folder = benchmark("scgp", "scgp-smoothed")
+    made = KEY.path(folder).stat().st_mtime_ns
+    benchmark("scgp-smoothed")
+    assert KEY.path(folder).stat().st_mtime_ns == made
+    content = read_json(SCGP.path(folder))
+    for rows in content["files"].values():
+        rows["scgp"]["label"]["code"] = [-1] * 300  # scgp calls nothing
+    write_json(SCGP.path(folder), content)
+    benchmark("scgp-smoothed")
+    assert set(table(folder, KEY, ROW)["label"]) == {""}
+    SCGP.path(folder).unlink()
+    benchmark("scgp", "scgp-smoothed")
+    assert len(set(table(folder, KEY, ROW)["label"])) > 1
+
+
+def test_the_row_is_in_the_table_and_in_no_lead(asked, clusters, benchmark):
+    folder = benchmark("majority", "scgp", "scgp-smoothed")
+    text = report.write_report(folder, folder / "results", run.lineage(), "command")
+    main, rest = text.split("| scgp minus |")
+    leads, others = rest.split("| unit |")
+    assert f"| {ROW} |" in main
+    assert f"| {ROW} |" in others
+    assert "| scgp, forced |" in leads
+    assert ROW not in leads
+    assert "| scgp-smoothed | eval | 1 |" in others
+
+
+def test_pairs_leave_it_out(halves):
+    train, query = halves
+    fold = Split("folds5", "fold1of5", [train], [query])
+    names = ["majority", "scgp", "scgp-smoothed"]
+    assert set(names) <= set(run.METHODS)
+    pair = Pair("pairs", "a--b", [train], [query], "a -> b", fold)
+    assert list(run.grids_of(fold, names)) == names
+    assert list(run.grids_of(pair, names)) == ["majority", "scgp"]
+
+
+@needs_celltypist
+def test_it_asks_with_the_clusters_of_each_file(halves, asked, benchmark, monkeypatch):
+    given, real = [], smoothed_method.smoothed
+    monkeypatch.setattr(smoothed_method, "smoothed", lambda d, c: given.append(c) or real(d, c))
+    benchmark("scgp", "scgp-smoothed")
+    train, query = halves
+    (found,) = given
+    assert found.tolist() == over_clusters(train.cells, query.cells, seed=0).tolist()
