@@ -29,9 +29,9 @@ def test_those_given_are_named_and_no_others(cells):
 def test_the_list_survives_a_file_and_goes_with_the_next_answer(cells, tmp_path):
     cells.write_h5ad(tmp_path / "cells.h5ad")
     again = ad.read_h5ad(tmp_path / "cells.h5ad")
-    assert list(again.uns["scgp"]["labels_from_profiles"]) == cells.uns["scgp"][
-        "labels_from_profiles"
-    ]
+    assert (
+        list(again.uns["scgp"]["labels_from_profiles"]) == cells.uns["scgp"]["labels_from_profiles"]
+    )
     scgp.annotate(again, labels=["T cell", "B cell"], progress=False)
     assert "labels_from_profiles" not in again.uns["scgp"]  # both have real cells
 

@@ -4,12 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import scgp
 from scgp.errors import ArgumentError, CheckpointError
 from scgp.model.directory import load_npz, save_npz
 from scgp.reference.groups import Groups
 from scgp.reference.profiles import (
+    MISSED,
     OWN,
     RIDGE,
     SHARED,
@@ -96,8 +98,43 @@ def test_what_sets_two_terms_of_one_description_apart_is_told_by_their_own_profi
     np.testing.assert_array_equal(text, found[OWN].deviation(like, zeros))  # free text is no term
     arrays = found[OWN].arrays()
     assert Profiles.from_arrays(arrays).own == OWN
-    del arrays["own"]
-    assert Profiles.from_arrays(arrays).own == 0.0  # made before 0.12.0
+    for name in ("own", "rest_value", "rest_gene", "rest_start"):
+        del arrays[name]
+    old = Profiles.from_arrays(arrays)  # made before 0.12.0
+    assert (old.own, old.rest_PG.nnz) == (0.0, 0)
+
+
+def test_genes_that_are_in_no_component_are_kept_for_known_types():
+    value, measured, keys = some_groups(8, 30)  # synthetic
+    value[3, 7] = 9.0  # a hormone of one type
+    keys = [(label, "UBERON:0000955", source) for label, _, source in keys]
+    like, tissue, terms = alike(8), np.ones((8, 8)), [key[0] for key in keys]
+    groups = Groups.of(value, measured, keys)
+    whole, few = (fit_profiles(groups, like, tissue, n_components=n) for n in (30, 2))
+    wanted = whole.mean_G + whole.deviation(like, tissue, term_ids=terms)
+    said = few.mean_G + few.deviation(like, tissue, term_ids=terms)
+    missed = np.abs(np.maximum(said, 0) - np.maximum(wanted, 0))
+    assert missed.max() < MISSED + 0.1
+    text = few.mean_G + few.deviation(like, tissue, term_ids=[""] * 8)  # free text: no known type
+    assert np.abs(text - wanted)[3, 7] > 1
+    again = Profiles.from_arrays(few.arrays()).deviation(like, tissue, term_ids=terms)
+    np.testing.assert_array_equal(again, few.deviation(like, tissue, term_ids=terms))
+    one = few.deviation(like, tissue, np.array([7]), term_ids=terms)
+    np.testing.assert_array_equal(one[:, 0], few.deviation(like, tissue, term_ids=terms)[:, 7])
+
+
+def test_it_is_the_tissue_asked_for_whose_genes_are_kept():
+    value, measured, keys = some_groups(4, 30)  # synthetic
+    keys = [("L0", "A", "a"), ("L0", "B", "a"), ("L1", "A", "a"), ("L2", "B", "a")]
+    value[0, 3] = value[1, 4] = 9.0
+    like = np.array([[1.0 if a[0] == b[0] else 0.1 for b in keys] for a in keys])
+    tissue = np.array([[float(a[1] == b[1]) for b in keys] for a in keys])
+    groups = Groups.of(value, measured, keys)
+    few = fit_profiles(groups, like, tissue, n_components=1)
+    kept = few._missed(["L0", "L0", "L9"], tissue[:3], np.arange(30))
+    assert kept[0, 3] > 0.5 > kept[0, 4]
+    assert kept[1, 4] > 0.5 > kept[1, 3]
+    assert not kept[2].any()
 
 
 def test_equal_rows_of_a_group_are_the_same_as_groups_with_equal_descriptions():
@@ -218,14 +255,18 @@ def test_what_is_stored_comes_back(profiles, tmp_path):
     again = Profiles.from_arrays(load_npz(tmp_path / "p.npz"))
     for field in dataclasses.fields(Profiles):
         first, second = getattr(profiles, field.name), getattr(again, field.name)
-        np.testing.assert_array_equal(first, second)
         assert type(first) is type(second)
+        dense = [x.toarray() if sp.issparse(x) else x for x in (first, second)]
+        np.testing.assert_array_equal(*dense)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("mean_G", None, "lack mean_G"),
+        ("own", None, "lack own"),
+        ("rest_gene", np.full(3, 99, np.int32), "a remainder that does not fit"),
+        ("rest_start", np.zeros(2, np.int32), "a remainder that does not fit"),
         ("gene_GK", np.zeros((9, 5), np.int16), "lack gene_GK, or have them in another type"),
         ("gene_GK", np.zeros((8, 5), np.int8), r"gene_GK of the shape \(8, 5\)"),
         ("tissue_ids", np.array(["a"]), r"tissue_ids of the shape \(1,\), expected \(6,\)"),

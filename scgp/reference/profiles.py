@@ -13,6 +13,9 @@ term are more alike than their descriptions say (`OWN`): what sets alpha from be
 description of either. A gene that a source does not measure is fitted to the other sources alone
 (``benchmarks/predict_expression.py``).
 
+What is fitted is kept in few components, and the few genes of which these say something else of a
+known group are kept beside them (`Profiles.rest_PG`): hormones of an islet are in no component.
+
 Shapes: P groups (one label, tissue and source), D descriptions, G genes of the vocabulary, V genes
 asked for, K components, S sources.
 """
@@ -23,6 +26,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from scgp.errors import CheckpointError
 
@@ -47,6 +51,9 @@ OWN = 0.5
 N_COMPONENTS = 160
 #: Largest value of a signed byte.
 BYTE = 127
+#: What the components must miss a level by for it to be kept beside them, log1p(CP10k), and the
+#: unit that it is kept in.
+MISSED, UNIT = 0.3, 1 / 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +76,9 @@ class Profiles:
         As in `joint`.
     own
         As `OWN`; 0 in those made before 0.12.0.
+    rest_PG
+        What the components miss of the level of a known group, in units of 1 / 16, int8, sparse;
+        empty in those made before 0.12.0.
     """
 
     label_ids: list[str]
@@ -78,7 +88,8 @@ class Profiles:
     mean_G: NDArray[np.float32]
     n_groups_G: NDArray[np.int32]
     tissue_alone: float
-    own: float = 0.0
+    own: float
+    rest_PG: sp.csr_matrix
 
     def deviation(
         self,
@@ -107,11 +118,33 @@ class Profiles:
         gene_VK = self.gene_GK[columns].astype(np.float64) / BYTE
         # not a matrix product: its rounding would depend on how many genes are asked for
         deviation_DV = np.einsum("dk,vk->dv", score_DK, gene_VK, optimize=False)
+        if term_ids is not None:
+            deviation_DV += self._missed(term_ids, tissue_DP, columns)
         return np.asarray(deviation_DV, np.float32)
+
+    def _missed(
+        self,
+        term_ids: Sequence[str],
+        tissue_DP: NDArray[np.floating[Any]],
+        columns: NDArray[np.integer],
+    ) -> NDArray[np.float64]:
+        """Return what the components miss of known terms: the mean over the nearest tissues."""
+        same_DP = same_term(term_ids, self.label_ids) > 0
+        near_DP = np.where(same_DP, tissue_DP, -np.inf)
+        kept_DP = same_DP & (near_DP >= near_DP.max(axis=1, keepdims=True) - 1e-6)
+        share_DP = kept_DP / np.maximum(kept_DP.sum(axis=1, keepdims=True), 1)
+        rest_PV = self.rest_PG[:, columns].astype(np.float64)
+        return np.asarray((sp.csr_matrix(share_DP) @ rest_PV).toarray() * UNIT)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is stored, by name."""
-        return {name: np.asarray(getattr(self, name)) for name in (*_KINDS, _OWN)}
+        rest_PG = self.rest_PG
+        return {name: np.asarray(getattr(self, name)) for name in _KINDS} | {
+            "own": np.asarray(self.own, np.float64),
+            "rest_value": rest_PG.data,
+            "rest_gene": rest_PG.indices.astype(np.int32),
+            "rest_start": rest_PG.indptr.astype(np.int32),
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Profiles:
@@ -127,8 +160,14 @@ class Profiles:
             raise CheckpointError(msg)
         contents: dict[str, Any] = {name: arrays[name] for name in _KINDS}
         contents |= {name: arrays[name].tolist() for name in ("label_ids", "tissue_ids")}
-        numbers = {"tissue_alone": float(arrays["tissue_alone"])}
-        return cls(**contents | numbers | {"own": float(arrays.get(_OWN, 0.0))})
+        contents |= {"tissue_alone": float(arrays["tissue_alone"]), "own": 0.0}
+        shape = (len(contents["label_ids"]), len(contents["mean_G"]))
+        rest_PG = sp.csr_matrix(shape, dtype=np.int8)
+        if _SINCE_0_12.keys() <= arrays.keys():
+            parts = (arrays["rest_value"], arrays["rest_gene"], arrays["rest_start"])
+            rest_PG = sp.csr_matrix(parts, shape=shape)
+            contents["own"] = float(arrays["own"])
+        return cls(**contents, rest_PG=rest_PG)
 
 
 _KINDS = {
@@ -140,8 +179,13 @@ _KINDS = {
     "n_groups_G": np.dtype(np.int32),
     "tissue_alone": np.dtype(np.float64),
 }
-#: A number more since 0.12.0.
-_OWN = "own"
+#: All of them, or none: profiles made before 0.12.0.
+_SINCE_0_12 = {
+    "own": np.dtype(np.float64),
+    "rest_value": np.dtype(np.int8),
+    "rest_gene": np.dtype(np.int32),
+    "rest_start": np.dtype(np.int32),
+}
 
 
 def _array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -164,12 +208,28 @@ def _array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             return f"have {name} of the shape {arrays[name].shape}, expected {shape}"
-    numbers = [
-        arrays[name] for name in ("weight_PK", "mean_G", "tissue_alone", _OWN) if name in arrays
-    ]
-    finite = all(x.dtype.kind == "f" and np.isfinite(x).all() for x in numbers)
-    finite &= np.shape(arrays.get(_OWN, 0.0)) == ()
-    return "" if finite and n_groups else "hold no group, or values that are not finite"
+    finite = all(
+        np.isfinite(arrays[name]).all() for name in ("weight_PK", "mean_G", "tissue_alone")
+    )
+    if not (finite and n_groups):
+        return "hold no group, or values that are not finite"
+    return _rest_fault(arrays, n_groups, n_genes)
+
+
+def _rest_fault(arrays: Mapping[str, NDArray[Any]], n_groups: int, n_genes: int) -> str:
+    """Look for what does not fit in what the components miss; old profiles have none of it."""
+    there = [name for name in _SINCE_0_12 if name in arrays]
+    if not there:
+        return ""
+    if odd := [n for n, kind in _SINCE_0_12.items() if n not in there or arrays[n].dtype != kind]:
+        return f"lack {', '.join(odd)}, or have them in another type"
+    value, gene, start = (arrays[f"rest_{name}"] for name in ("value", "gene", "start"))
+    fits = value.ndim == 1 and gene.shape == value.shape and start.shape == (n_groups + 1,)
+    fits = fits and start[0] == 0 and start[-1] == len(value) and bool((np.diff(start) >= 0).all())
+    fits = fits and (not len(gene) or (gene.min() >= 0 and gene.max() < n_genes))
+    if not fits or arrays["own"].shape != () or not np.isfinite(arrays["own"]):
+        return "have a remainder that does not fit them"
+    return ""
 
 
 def same_term(term_ids: Sequence[str], label_ids: Sequence[str]) -> NDArray[np.float64]:
@@ -239,22 +299,40 @@ def fit_profiles(
     largest_K = np.maximum(np.abs(direction_GK).max(axis=0, initial=0), 1e-12)
     weight_PK = (coef_PG @ direction_GK) * largest_K
     weight_PK *= _across(groups.sources, [target], shared)
+    of_target_1P = _across([target], groups.sources, shared)
+    wanted_PG = (joint_PP * of_target_1P).astype(np.float32) @ coef_PG
     mean_G = np.zeros(coef_PG.shape[1])
     n_groups_G = np.zeros(coef_PG.shape[1], np.int32)
     for source in wide:
         source_G, measured_G = groups.source_mean(source)
         mean_G = np.where((n_groups_G == 0) & measured_G, source_G, mean_G)
         n_groups_G += groups.measured_PG[groups.rows_of(source)].sum(axis=0, dtype=np.int32)
+    weight_PK = weight_PK.astype(np.float16)
+    gene_GK = np.round(direction_GK / largest_K * BYTE).astype(np.int8)
+    kept_PG = (joint_PP @ weight_PK.astype(np.float64)) @ (gene_GK.T.astype(np.float64) / BYTE)
     return Profiles(
         label_ids=groups.label_ids,
         tissue_ids=groups.tissue_ids,
-        weight_PK=weight_PK.astype(np.float16),
-        gene_GK=np.round(direction_GK / largest_K * BYTE).astype(np.int8),
+        weight_PK=weight_PK,
+        gene_GK=gene_GK,
         mean_G=mean_G.astype(np.float32),
         n_groups_G=n_groups_G,
         tissue_alone=tissue_alone,
         own=own,
+        rest_PG=_remainder(wanted_PG, kept_PG, mean_G),
     )
+
+
+def _remainder(
+    wanted_PG: NDArray[np.floating[Any]],
+    kept_PG: NDArray[np.floating[Any]],
+    mean_G: NDArray[np.floating[Any]],
+) -> sp.csr_matrix:
+    """Return what is missed of levels by more than `MISSED`; none is below 0."""
+    level_PG, kept_level_PG = (np.maximum(mean_G + x, 0) for x in (wanted_PG, kept_PG))
+    far_PG = np.abs(level_PG - kept_level_PG) > MISSED
+    missed_PG = np.clip(np.round((wanted_PG - kept_PG) / UNIT), -BYTE, BYTE)
+    return sp.csr_matrix(np.where(far_PG, missed_PG, 0).astype(np.int8))
 
 
 def _across(rows: Sequence[str], columns: Sequence[str], shared: float) -> NDArray[np.float64]:
