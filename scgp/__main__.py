@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     annotate.add_argument("--label-key", help="column of the reference's obs that has the labels")
     annotate.add_argument("--labels", nargs="+", help="answer with these labels, or 'unknown'")
     annotate.add_argument("--min-confidence", type=float, help="what a label needs, 0 to 1")
+    annotate.add_argument(
+        "--min-confidence-broader", type=float, help="what a term above the labels needs, 0 to 1"
+    )
     annotate.add_argument("--coverage", type=float, help="write label sets that cover this share")
     annotate.add_argument("--use-rep", help="key in obsm of a representation, of both files")
     annotate.add_argument("--smooth", help="column of obs with clusters: also answer for each")
@@ -164,6 +167,7 @@ def _annotate(args: argparse.Namespace) -> None:
         "labels",
         "coverage",
         "min_confidence",
+        "min_confidence_broader",
     )
     options = _given(args, *named, "use_rep", "smooth") | _model(args)
     if args.reference is not None:

@@ -39,6 +39,7 @@ def asked_labeller(
     model: Model | str | Path | None,
     encoder: TextEncoder | None,
     min_confidence: float | None,
+    min_confidence_broader: float | None,
     coverage: float | None,
     layer: str | None,
     use_raw: bool | None,
@@ -48,7 +49,7 @@ def asked_labeller(
 ) -> tuple[Labeller, CountMatrix, dict[str, object]]:
     """Read `annotate`'s arguments: what labels cells, their counts, and facts for ``uns``."""
     wanted = labels_wanted(labels, encoder, coverage)
-    check_confidence(min_confidence)
+    check_confidence(min_confidence, min_confidence_broader)
     check_coverage(coverage, reference)
     model = resolve_model(model)
     # what can fail without a reference fails before one is embedded
@@ -60,13 +61,17 @@ def asked_labeller(
     index = resolve_index(
         reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress
     )
-    index = asking_for(min_confidence, index)
+    index = asking_for(min_confidence, min_confidence_broader, index)
     set_mass = mass_of_sets(coverage, index)
     candidates: Candidates | None = None
     asked: dict[str, object] = {}
     if wanted:
         candidates, asked = read_candidates(wanted, model, index, encoder)
-    facts = {"index": repr(index), **asked, **given_facts(coverage, min_confidence)}
+    facts = {
+        "index": repr(index),
+        **asked,
+        **given_facts(coverage, min_confidence, min_confidence_broader),
+    }
     return Labeller(model, index, candidates, set_mass), counts, facts
 
 
@@ -82,28 +87,45 @@ def check_coverage(coverage: float | None, reference: ad.AnnData | None) -> None
         raise ArgumentError(msg)
 
 
-def check_confidence(min_confidence: float | None) -> None:
+def check_confidence(min_confidence: float | None, min_confidence_broader: float | None) -> None:
     """Refuse what is no probability."""
-    real = isinstance(min_confidence, numbers.Real) and not isinstance(min_confidence, bool)
-    if min_confidence is not None and not (real and 0 <= min_confidence <= 1):
-        msg = f"min_confidence is {min_confidence!r}; expected a probability between 0 and 1"
-        raise ArgumentError(msg)
+    given = {"min_confidence": min_confidence, "min_confidence_broader": min_confidence_broader}
+    for name, value in given.items():
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if value is not None and not (real and 0 <= value <= 1):
+            msg = f"{name} is {value!r}; expected a probability between 0 and 1"
+            raise ArgumentError(msg)
 
 
-def asking_for(min_confidence: float | None, index: ReferenceIndex) -> ReferenceIndex:
-    """Return the index with another bound for its labels; at 0 nothing is too novel."""
-    if min_confidence is None:
+def asking_for(
+    min_confidence: float | None, min_confidence_broader: float | None, index: ReferenceIndex
+) -> ReferenceIndex:
+    """Return the index with other bounds for its labels and the terms above them.
+
+    Where the bound of labels is 0 nothing is too novel.
+    """
+    if min_confidence is None and min_confidence_broader is None:
         return index
-    fusion = dataclasses.replace(index.calibration, threshold=float(min_confidence))
+    fusion = index.calibration
+    if min_confidence_broader is not None:
+        broader = float(min_confidence_broader)
+        fusion = dataclasses.replace(fusion, threshold_above=broader, threshold_outside=broader)
+    if min_confidence is not None:
+        fusion = dataclasses.replace(fusion, threshold=float(min_confidence))
     if min_confidence == 0:
         fusion = dataclasses.replace(fusion, novelty_threshold=-1.0, novelty_text=-1.0)
     return dataclasses.replace(index, calibration=fusion)
 
 
-def given_facts(coverage: float | None, min_confidence: float | None) -> dict[str, float]:
+def given_facts(
+    coverage: float | None, min_confidence: float | None, min_confidence_broader: float | None
+) -> dict[str, float]:
     """Return what ``uns`` keeps of these arguments."""
-    both = {"coverage": coverage, "min_confidence": min_confidence}
-    return {name: float(value) for name, value in both.items() if value is not None}
+    given = {
+        "coverage": coverage, "min_confidence": min_confidence,
+        "min_confidence_broader": min_confidence_broader,
+    }  # fmt: skip
+    return {name: float(value) for name, value in given.items() if value is not None}
 
 
 def mass_of_sets(coverage: float | None, index: ReferenceIndex) -> float | None:

@@ -182,6 +182,7 @@ def _answer_block(
         nearest_B,
         threshold=fusion.threshold,
         threshold_above=fusion.threshold_above,
+        threshold_outside=fusion.threshold_outside,
         novelty_threshold=fusion.novelty_threshold,
         novel_B=nearest_text(type_BE, index.text_TD) < fusion.novelty_text,
         empty_B=empty_B,

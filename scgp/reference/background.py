@@ -32,9 +32,6 @@ WEIGHT = 0.9
 #: one that they are read as most; and, for a label that the model knows, in this many cells: a few
 #: may be labelled wrongly.
 READ_AS, LEAST_CELLS = 0.2, 5
-#: The reading that a term needs which is given to a cell that none of the labels may stand for. It
-#: is no calibrated confidence: of such cells 14 to 30 % get a wrong term (docs/log.md).
-SURE = 0.85
 #: Probabilities are sums of floats: what falls short by less than the first reaches a bound.
 SLACK, MAJORITY = 1e-6, 0.5
 #: Cells whose readings are averaged at once.

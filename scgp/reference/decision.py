@@ -18,7 +18,7 @@ The rule, for a threshold t:
 
 Where the reference has a background, a label, or a term below one, is no surer than that the cell
 is of one of its types at all. If that is below t and below one half, the cell lies outside: 1 is
-left out, and 2 holds what the background says of a term against t and `background.SURE`, for a
+left out, and 2 holds what the background says of a term against t and ``threshold_outside``, for a
 novel cell too.
 
 A cell unlike every reference cell, or unlike the text of every label, can have no label of the
@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.background import MAJORITY, SLACK, SURE, Reading, beside, lies_outside
+from scgp.reference.background import MAJORITY, SLACK, Reading, beside, lies_outside
 from scgp.reference.broad_terms import breadth, says_something
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ def _decide_block(
     *,
     threshold: float,
     threshold_above: float,
+    threshold_outside: float,
     confidence: Confidence,
     confidence_above: ConfidenceAbove | None,
     reading: Reading | None,
@@ -237,7 +238,7 @@ def _decide_block(
     deeper_BT &= plan.worth_TT is None  # worth has weighed the depth already
     deeper_B = _best(plan.rank_T, mass_BT, deeper_BT)
     label_B = np.where(sure_B, np.where(deeper_B >= 0, deeper_B, leaf_B), -1)
-    bound_B = np.where(outside_B, max(threshold, SURE), max(threshold, threshold_above))
+    bound_B = np.maximum(np.where(outside_B, threshold_outside, threshold_above), threshold)
     broad_BA = (mass_BA >= bound_B[:, None] - SLACK) & plan.useful_A
     broad_BA &= plan.narrower_TA[leaf_B] | (~novel_B | outside_B)[:, None]
     term_B = np.where(sure_B, -1, _best(plan.rank_A, mass_BA, broad_BA))
@@ -256,6 +257,7 @@ def decide(
     *,
     threshold: float = 0.5,
     threshold_above: float = 0.0,
+    threshold_outside: float = 0.0,
     novelty_threshold: float = -1.0,
     novel_B: NDArray[np.bool_] | None = None,
     empty_B: NDArray[np.bool_] | None = None,
@@ -280,6 +282,8 @@ def decide(
         The probability that an answer needs.
     threshold_above
         The probability that a term which is not the label itself needs, if that is more.
+    threshold_outside
+        The same for a cell that lies outside, by the reading of the background.
     novelty_threshold
         Cells whose cosine is below it are unlike every reference cell.
     novel_B
@@ -337,6 +341,7 @@ def decide(
             plan,
             threshold=threshold,
             threshold_above=threshold_above,
+            threshold_outside=threshold_outside,
             confidence=confidence,
             confidence_above=confidence_above,
             reading=None if reading is None else Reading(*(x[i : i + BLOCK] for x in reading)),

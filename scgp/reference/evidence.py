@@ -50,11 +50,13 @@ ADDED = {
     "novelty_text": -1.0,
     "alike": 0.6,
     "above": (),
+    "threshold_outside": 0.85,
 }
 # Fields that are lists in JSON.
 _LISTS = ("set_mass", "above")
 # Numbers in `Fusion.above`.
 N_ABOVE = 5
+_THRESHOLDS = ("threshold", "threshold_above", "threshold_outside")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,9 @@ class Fusion:
     ``novelty_text``, is unlike all. A label whose text has the cosine ``alike`` with a free text
     may mean the same, and is no rival of it. ``set_mass`` is what label sets of each coverage need
     (`conformal.fit_set_mass`; empty: not fitted), fitted to ``set_cells`` cells. ``above`` holds
-    the five numbers of `confidence_above` (`fitting_above`; empty: as in a label).
+    the five numbers of `confidence_above` (`fitting_above`; empty: as in a label). A term that is
+    given to a cell outside the labels of a reference (`background`) needs a reading of
+    ``threshold_outside``, which is no calibrated confidence.
     """
 
     k: int = 30
@@ -96,6 +100,7 @@ class Fusion:
     set_cells: int = 0
     alike: float = ALIKE
     above: tuple[float, ...] = ()
+    threshold_outside: float = 0.85
 
     def __post_init__(self) -> None:
         """Refuse numbers that no answer can be made with."""
@@ -108,7 +113,7 @@ class Fusion:
             not (whole and real)
             or min(self.temperature_neighbour, self.temperature_text) <= 0
             or min(self.weight_near, *(self.weight(name) for name in ALL_STREAMS)) < 0
-            or not (0 <= self.threshold <= 1 and 0 <= self.threshold_above <= 1)
+            or not all(0 <= getattr(self, name) <= 1 for name in _THRESHOLDS)
             or list(self.set_mass) != sorted(self.set_mass)
             or len(self.above) not in {0, N_ABOVE}
         ):

@@ -52,6 +52,7 @@ def annotate_file(
     model: Model | str | Path | None = None,
     encoder: TextEncoder | None = None,
     min_confidence: float | None = None,
+    min_confidence_broader: float | None = None,
     coverage: float | None = None,
     use_rep: str | None = None,
     smooth: str | None = None,
@@ -76,7 +77,9 @@ def annotate_file(
     path
         An .h5ad file of anndata 0.7 or later, or a .zarr store in a folder. Nothing else in it
         changes.
-    reference, label_key, index, labels, model, encoder, min_confidence, coverage, use_rep, smooth
+    reference, label_key, index, labels, model, encoder, min_confidence, min_confidence_broader
+        As in :func:`scgp.annotate`.
+    coverage, use_rep, smooth
         As in :func:`scgp.annotate`.
     layer, use_raw, key_added, batch_size, device
         As in :func:`scgp.annotate`.
@@ -136,6 +139,7 @@ def annotate_file(
             slots = _by_representation(
                 path, use_rep, reference=reference, label_key=label_key, index=index,
                 labels=labels, model=model, encoder=encoder, min_confidence=min_confidence,
+                min_confidence_broader=min_confidence_broader,
                 coverage=coverage, smooth=smooth, layer=layer, use_raw=use_raw,
                 key_added=key_added, device=device,
             )  # fmt: skip
@@ -146,6 +150,7 @@ def annotate_file(
                 labeller, counts, asked = asked_labeller(
                     adata, reference=reference, label_key=label_key, index=index, labels=labels,
                     model=model, encoder=encoder, min_confidence=min_confidence,
+                    min_confidence_broader=min_confidence_broader,
                     coverage=coverage, layer=layer, use_raw=use_raw, batch_size=batch_size,
                     device=device, progress=progress,
                 )  # fmt: skip
@@ -278,6 +283,7 @@ def _run(
         "labels": None if labeller.candidates is None else fingerprint(labeller.candidates),
         "coverage": asked.get("coverage"),
         "min_confidence": asked.get("min_confidence"),
+        "min_confidence_broader": asked.get("min_confidence_broader"),
         "smooth": None if cluster_N is None else fingerprint((asked["smooth"], cluster_N)),
         "counts": counts.where,
         "cells": counts.n_cells,
