@@ -124,7 +124,7 @@ def test_a_change_of_roles_replicates_and_not_by_chance(rng):
     changes = []
     for _ in range(2):
         profiles = [
-            role_profile(centred(_corr(rng, block, noise=0.5)), member_GP)
+            role_profile(centred(_corr(rng, block, n_cells=1500)), member_GP)
             for block in (first_G, moved_G)
         ]
         changes.append(without_means(profiles[0] - profiles[1]))
