@@ -87,6 +87,7 @@ def measure(data: Path, said: list[Said], model: Model) -> list[list[Score]]:
         gene_scores,
         go_partners,
         measured_elsewhere,
+        reliability,
         role_changes,
     )
     from scgp.phenotypes.ontology import Ontology
@@ -100,7 +101,7 @@ def measure(data: Path, said: list[Said], model: Model) -> list[list[Score]]:
         found = [*go_partners(mine, genes)]
         for studies in PAIRS:
             pair = Pair(studies, mine, said[(n + 1) % len(said)], whole, genes)
-            for scored in (measured_elsewhere, role_changes, gene_scores):
+            for scored in (measured_elsewhere, reliability, role_changes, gene_scores):
                 found += scored(pair)
             sys.stdout.write(f"{n}: {' -> '.join(studies)}, {len(pair.gene_G)} genes\n")
             sys.stdout.flush()

@@ -100,6 +100,16 @@ class Pair:
         assert found is not None
         return found
 
+    def target_half(self, study: str, half: int) -> dict[str, NDArray[np.float32]]:
+        """Return the same from every second cell of each type, the even or the odd ones."""
+        found = {}
+        for kind in self.kinds:
+            at = self.whole[study, kind]
+            value_NG = at.value_NG[half::2, np.searchsorted(at.gene_G, self.gene_G)]
+            unit_NG = unit_columns(value_NG, at.design_NC[half::2])
+            found[kind] = centred(correlation(unit_NG))
+        return found
+
     def profiles(
         self, method: str | None, study: str, *, other: bool = False
     ) -> dict[str, NDArray[np.float64]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.partners_notes import NOTES, TABLES
+from benchmarks.partners_seed import HALVES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,7 +82,7 @@ def _mean(units: Units, draws: _Draws) -> dict[str, Any]:
     by_seed = np.mean([values for _, values, _ in units.values()], axis=0)
     return {
         "mean": float(by_seed.mean()), "low": float(low), "high": float(high),
-        "units": len(units), "seeds": [float(v) for v in by_seed],
+        "units": len(units), "seeds": [round(float(v), 4) for v in by_seed],
     }  # fmt: skip
 
 
@@ -102,18 +103,16 @@ def summary(scores: list[list[Score]]) -> dict[str, Any]:
     for (measure, group, method), units in tables.items():
         row = {"measure": measure, "group": group, "method": method, **_mean(units, draws)}
         ours = tables.get((measure, group, OURS), {})
-        if method != OURS:
+        if method not in {OURS, HALVES}:
             row["lead"] = _lead(ours, units, draws)
         rows.append(row)
-    each = [
-        {
-            "measure": s.measure, "method": s.method, "unit": s.unit, "seed": n,
-            "value": round(s.value, 4), "genes": s.n_genes,
-        }
-        for n, seed in enumerate(scores)
-        for s in seed
-    ]  # fmt: skip
-    return {"rows": rows, "units": each}
+    each: dict[str, dict[str, dict[str, list[float]]]] = {}
+    n_genes: dict[str, int] = {}
+    for s in (s for seed in scores for s in seed):
+        values = each.setdefault(s.measure, {}).setdefault(s.method, {}).setdefault(s.unit, [])
+        values.append(round(s.value, 4))
+        n_genes[f"{s.measure}: {s.unit.split(', ')[0] if '->' in s.unit else s.unit}"] = s.n_genes
+    return {"rows": rows, "genes": n_genes, "units, by seed": each}
 
 
 def _table(

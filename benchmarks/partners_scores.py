@@ -22,9 +22,10 @@ from benchmarks.partners_measure import (
     partial_spearman,
     partner_auroc,
     profile_agreement,
+    role_profile,
     without_means,
 )
-from benchmarks.partners_seed import METHODS, NETWORKS, PEARSON, STATIC, TRAINING
+from benchmarks.partners_seed import HALVES, METHODS, NETWORKS, PEARSON, STATIC, TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +93,8 @@ def _partners_in(said: Said, key: Key, genes: Genes) -> Iterator[Score]:
         for measure, matrix in (("GO, as is", corr_GG), ("GO", centred(corr_GG))):
             auroc_G = partner_auroc(matrix, share_GG, context.detected_G[known_G])
             there_G = np.isfinite(auroc_G)
+            if not there_G.any():
+                continue
             found = _mean(auroc_G[there_G], genes.weight_RV[:, gene_G[there_G]])
             yield Score(measure, method, name, (name,), *found)
 
@@ -101,12 +104,42 @@ def measured_elsewhere(pair: Pair) -> Iterator[Score]:
 
     Both ways between two shallow studies; nothing is asked to predict them from the deep one.
     """
-    ways = [pair.studies]
-    if "GeACT blood" not in pair.studies:
-        ways.append(pair.studies[::-1])
-    units: list[tuple[str, ...]] = [(kind,) for kind in pair.kinds]
-    for way, method, unit in itertools.product(ways, METHODS, [*units, *pair.unordered]):
+    for way, method, unit in itertools.product(_ways(pair), METHODS, _units(pair)):
         yield from _elsewhere(pair, way, method, unit)
+
+
+def _ways(pair: Pair) -> list[tuple[str, str]]:
+    deep = "GeACT blood" in pair.studies
+    return [pair.studies] if deep else [pair.studies, pair.studies[::-1]]
+
+
+def _units(pair: Pair) -> list[tuple[str, ...]]:
+    """Return types and pairs of them."""
+    one: list[tuple[str, ...]] = [(kind,) for kind in pair.kinds]
+    return [*one, *pair.unordered]
+
+
+def reliability(pair: Pair) -> Iterator[Score]:
+    """Ask how well halves of the cells agree in the study that is held against: a bound."""
+    for a, b in _ways(pair):
+        half = [pair.target_half(b, n) for n in (0, 1)]
+        for kinds in _units(pair):
+            x_GG, y_GG = (_difference([h[kind] for kind in kinds]) for h in half)
+            assert x_GG is not None
+            assert y_GG is not None
+            found = over_pairs(x_GG, y_GG, pair.weight_RG)
+            name = f"{a} -> {b}, {' / '.join(kinds)}"
+            measure = "difference" if len(kinds) == 2 else "pairs"
+            yield Score(measure, HALVES, name, kinds, *found, len(pair.gene_G))
+        if (a, b) != pair.studies:
+            continue
+        profile = [{k: role_profile(h[k], pair.member_GP) for k in pair.kinds} for h in half]
+        for t, u in pair.unordered:
+            moments, rank_G = profile_agreement(*(without_means(p[t] - p[u]) for p in profile))
+            name = f"{a} -> {b}, {t} / {u}"
+            measure = "roles, measured"
+            yield Score(measure, HALVES, name, (t, u), *_of(moments, pair.weight_RG))
+            yield Score(f"{measure}, rank", HALVES, name, (t, u), *_mean(rank_G, pair.weight_RG))
 
 
 def _elsewhere(

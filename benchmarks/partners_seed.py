@@ -56,6 +56,8 @@ METHODS = (
     SCGP, SHIPPED, UNTRAINED, LINEAR, PEARSON, "co-expression, Spearman",
     "co-expression, count residuals", SMOOTHED, TRAINING, SAME, POOLED, WITHIN,
 )  # fmt: skip
+#: No method: how well the halves of the cells agree, in the study that is held against.
+HALVES = "(halves of the cells there)"
 #: Those of which another seed is another network, and those that do not read the cells asked.
 NETWORKS, STATIC = (SCGP, UNTRAINED), (TRAINING, SAME, POOLED, WITHIN)
 

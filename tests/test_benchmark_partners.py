@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.partners_baselines import LinearReading, OfTraining
-from benchmarks.partners_cells import Context, correlation, of_type, unit_columns
+from benchmarks.partners_baselines import LinearReading, OfTraining, Pooled
+from benchmarks.partners_cells import PAIRS, Context, correlation, of_type, unit_columns
 from benchmarks.partners_measure import (
     centred,
     changing,
@@ -21,8 +21,17 @@ from benchmarks.partners_measure import (
     role_profile,
     without_means,
 )
+from benchmarks.partners_pair import Genes, Pair
 from benchmarks.partners_report import report, summary
-from benchmarks.partners_scores import Score
+from benchmarks.partners_scores import (
+    Score,
+    gene_scores,
+    go_partners,
+    measured_elsewhere,
+    reliability,
+    role_changes,
+)
+from benchmarks.partners_seed import HALVES, PEARSON, POOLED, SCGP, UNTRAINED, Said
 from benchmarks.partners_train import HELD_OUT, training_cells
 
 N_GENES, N_BLOCKS = 120, 6
@@ -222,6 +231,59 @@ def test_no_cell_of_a_held_out_group_trains(tmp_path):
         ["pbmc_7studies_mangiola1", "pbmc_7studies_mangiola2"]
     ]
     assert "Kang 2018" not in HELD_OUT
+
+
+@pytest.fixture
+def two_studies(rng):
+    """Zheng and PBMC3k, drawn: genes 0 to 19 are of other blocks in monocytes and NK cells.
+
+    What "scgp" says is drawn anew from the same blocks, what the untrained network says at random.
+    """
+    first_G = np.repeat(np.arange(N_BLOCKS), 10)
+    contexts, value = {}, {SCGP: {}, UNTRAINED: {}, PEARSON: {}}
+    for study in ("Zheng", "PBMC3k"):
+        for kind in PAIRS["Zheng", "PBMC3k"]:
+            moved = kind in {"monocyte", "NK cell"}
+            block_G = np.where(moved & (np.arange(60) < 20), 2 + np.arange(60) % 4, first_G)
+            drawn = [_blocks(rng, block_G).astype(np.float32) for _ in range(2)]
+            ones, detected_G = np.ones((150, 1)), np.tile(np.linspace(0.1, 1, 10), 6)
+            contexts[study, kind] = Context(
+                None, np.arange(60), np.arange(60), drawn[0], ones, detected_G
+            )  # fmt: skip
+            value[PEARSON][study, kind], value[SCGP][study, kind] = drawn
+            value[UNTRAINED][study, kind] = rng.normal(size=(150, 60)).astype(np.float32)
+    unit = np.zeros((2, 60), np.float32)
+    pooled = Pooled(np.arange(60), unit, unit)
+    training = {kind: OfTraining([]) for kind in PAIRS["Zheng", "PBMC3k"]}
+    said = Said(contexts, value, {}, training, pooled)
+    member_GP = first_G[:, None] == np.arange(N_BLOCKS)
+    weight_RG = rng.exponential(size=(20, 60)).astype(np.float32)
+    return said, Genes(member_GP, np.zeros(60, bool), weight_RG)
+
+
+def test_every_question_finds_what_is_planted_and_nothing_at_random(two_studies):
+    said, genes = two_studies
+    pair = Pair(("Zheng", "PBMC3k"), said, said, said.contexts, genes)
+    asked = (measured_elsewhere, reliability, role_changes, gene_scores)
+    scores = [*go_partners(said, genes), *(s for ask in asked for s in ask(pair))]
+    values: dict[tuple[str, str], list[float]] = {}
+    for score in scores:
+        assert np.isfinite(score.resampled_R).all()
+        values.setdefault((score.measure, score.method), []).append(score.value)
+    mean = {key: np.mean(found) for key, found in values.items()}
+    assert len(values["pairs", SCGP]) == 10
+    assert len(values["difference", SCGP]) == 20
+    assert mean["GO", SCGP] > 0.8
+    assert mean["GO", UNTRAINED] == pytest.approx(0.5, abs=0.05)
+    least = {"pairs": 0.6, "difference": 0.2, "roles": 0.1, "roles, measured": 0.1}
+    for measure, bound in least.items():
+        assert mean[measure, SCGP] > bound, measure
+        assert abs(mean[measure, UNTRAINED]) < max(bound / 2, 0.08), measure
+    for measure in ("gene score", "gene score, measured"):  # one number for 60 genes
+        assert mean[measure, SCGP] > 0.4, measure
+        assert abs(mean[measure, UNTRAINED]) < 0.4, measure
+    assert mean["pairs", HALVES] > 0.4
+    assert ("difference", POOLED) not in mean  # the same in both types
 
 
 def _scored(method, values, *, drawn):
