@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +78,8 @@ def embeddings(data: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
         index = scgp.ReferenceIndex.load(model.directory / "index")
         found = []
         for path in sorted((data / "eval").glob("*.h5ad")):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", scgp.errors.ScgpWarning)  # few genes, summed names
-                cells = ad.read_h5ad(path)
-                scgp.embed(cells, model=model, progress=False)
+            cells = ad.read_h5ad(path)
+            scgp.embed(cells, model=model, progress=False)
             found.append(cells.obsm["X_scgp"][np.any(cells.obsm["X_scgp"], axis=1)])
         np.save(files[0], index.vectors_ND[~index.drawn_N])
         np.save(files[1], np.concatenate(found))

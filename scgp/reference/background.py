@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from scgp.phenotypes.ontology import Ontology
+from scgp.reference.evidence import MAJORITY, SLACK
 from scgp.reference.products import product
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ WEIGHT = 0.9
 #: one that they are read as most; and, for a label that the model knows, in this many cells: a few
 #: may be labelled wrongly.
 READ_AS, LEAST_CELLS = 0.2, 5
-#: Probabilities are sums of floats: what falls short by less than the first reaches a bound.
-SLACK, MAJORITY = 1e-6, 0.5
 #: Cells whose readings are averaged at once.
 _BLOCK = 8192
 

@@ -24,9 +24,8 @@ import numpy as np
 from scipy.special import expit, logit, softmax
 
 from scgp.errors import ArgumentError
-from scgp.reference.background import SLACK
 from scgp.reference.decision import UNKNOWN, Decision
-from scgp.reference.evidence import ALIKE, Fusion, fuse, nearest_text, pool, text_evidence
+from scgp.reference.evidence import ALIKE, SLACK, Fusion, fuse, nearest_text, pool, text_evidence
 from scgp.reference.kinship import TEMPERATURE
 from scgp.reference.products import product
 

@@ -30,7 +30,8 @@ import numpy as np
 import pandas as pd
 
 from scgp.reference.broad_terms import says_something
-from scgp.reference.decision import MAJORITY, UNKNOWN, Decision
+from scgp.reference.decision import UNKNOWN, Decision
+from scgp.reference.evidence import MAJORITY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

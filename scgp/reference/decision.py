@@ -39,8 +39,9 @@ from numpy.typing import NDArray
 
 from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.background import MAJORITY, SLACK, Reading, beside, lies_outside
+from scgp.reference.background import Reading, beside, lies_outside
 from scgp.reference.broad_terms import breadth, says_something
+from scgp.reference.evidence import MAJORITY, SLACK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -34,6 +34,11 @@ FLOOR = 1e-4
 # where nothing could be fitted): of the cells of left-out studies that get one, 97 % are of it
 # then; with .5, which is enough for a label, 67 to 71 % were (docs/log.md).
 THRESHOLD_ABOVE = 0.85
+# The reading that a term needs which is given to a cell outside the labels of a reference. It is no
+# calibrated confidence: of such cells 14 to 30 % get a wrong term (docs/log.md).
+THRESHOLD_OUTSIDE = 0.85
+# Probabilities are sums of floats: what falls short by less than the first reaches a bound.
+SLACK, MAJORITY = 1e-6, 0.5
 # Cosine of two texts from which on they may mean the same. Of 626 synonyms and plurals of the
 # labels of the default reference 76 % have it with their own label (60 % have .6), and with .8 of
 # the 290 labels on other lines, on average (docs/log.md).
@@ -50,7 +55,7 @@ ADDED = {
     "novelty_text": -1.0,
     "alike": 0.6,
     "above": (),
-    "threshold_outside": 0.85,
+    "threshold_outside": THRESHOLD_OUTSIDE,
 }
 # Fields that are lists in JSON.
 _LISTS = ("set_mass", "above")
@@ -100,7 +105,7 @@ class Fusion:
     set_cells: int = 0
     alike: float = ALIKE
     above: tuple[float, ...] = ()
-    threshold_outside: float = 0.85
+    threshold_outside: float = THRESHOLD_OUTSIDE
 
     def __post_init__(self) -> None:
         """Refuse numbers that no answer can be made with."""

@@ -7,14 +7,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.conformal import fit_set_mass, mass_ahead
 from scgp.reference.decision import worth
 from scgp.reference.evidence import STREAMS, Fusion, fuse, log_odds, pool
 from scgp.reference.fitting_above import fit_above
+from scgp.reference.logistic import fit_logistic
 
 #: What the weights of the streams sum to, what one stream may count beside the others, and the
 #: weights of nearness in the ontology that are tried.
@@ -83,6 +82,16 @@ class HeldOut:
         streams = {name: stream[rows] for name, stream in self.streams.items()}
         return HeldOut(streams, *(getattr(self, name)[rows] for name in _PER_CELL))
 
+    def weights(self, novel_share: float) -> np.ndarray:
+        """Weigh studies the same, cells whose type was removed `novel_share` in all; sum 1."""
+        weight_B = np.zeros(len(self.study_B))
+        shares = {False: 1 - novel_share, True: novel_share} if self.novel_B.any() else {False: 1.0}
+        for novel, share in shares.items():
+            rows = np.flatnonzero(self.novel_B == novel)
+            _, code, size = np.unique(self.study_B[rows], return_inverse=True, return_counts=True)
+            weight_B[rows] = share / (size[code] * len(size))
+        return weight_B
+
 
 #: The fields of `HeldOut` with one value for each cell, in their order.
 _PER_CELL = tuple(f.name for f in dataclasses.fields(HeldOut) if f.name != "streams")
@@ -131,7 +140,7 @@ def _set_novelty(fusion: Fusion, known: HeldOut) -> Fusion:
     """Set what a cell must reach so that it is like the reference; known: cells of its types."""
     if not len(known.class_B):
         return dataclasses.replace(fusion, novelty_threshold=-1.0, novelty_text=-1.0)
-    weight_B = _study_weights(known.study_B, known.novel_B)
+    weight_B = known.weights(NOVEL_WEIGHT)
     text = np.quantile(known.nearest_text_B, NOVEL_SHARE, weights=weight_B, method="inverted_cdf")
     return dataclasses.replace(
         fusion,
@@ -253,17 +262,6 @@ class Scorer:
         return float((2 * hit_T / np.maximum(said_T + was_T, 1))[was_T > 0].mean())
 
 
-def _study_weights(study_B: np.ndarray, novel_B: np.ndarray) -> np.ndarray:
-    """Weigh studies the same, and cells whose type was removed `NOVEL_WEIGHT` in all."""
-    weight_B = np.zeros(len(study_B))
-    shares = {False: 1 - NOVEL_WEIGHT, True: NOVEL_WEIGHT} if novel_B.any() else {False: 1.0}
-    for novel, share in shares.items():
-        rows = np.flatnonzero(novel_B == novel)
-        _, code, size = np.unique(study_B[rows], return_inverse=True, return_counts=True)
-        weight_B[rows] = share / (size[code] * len(size))
-    return weight_B
-
-
 def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> tuple[Fusion, np.ndarray]:
     """Fit the logistic map from a leaf's probability to how often it holds (Platt 1999).
 
@@ -277,19 +275,11 @@ def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> tuple[F
     mass_BT = pool(cells.streams, fusion) @ scorer.right_TT.T
     mass_B = np.take_along_axis(mass_BT, leaf_B[:, None], axis=1)[:, 0]
     holds_B = scorer.right_TT[cells.class_B, leaf_B] | scorer.right_TT[leaf_B, cells.class_B]
-    holds_B = holds_B.astype(float)
     feature_BF = np.stack([log_odds(mass_B), cells.nearest_B, np.ones(len(leaf_B))], axis=1)
-    weight_B = _study_weights(cells.study_B, cells.novel_B)
-
-    def loss(slope_F: np.ndarray) -> tuple[float, np.ndarray]:
-        odds_B = feature_BF @ slope_F
-        value = weight_B @ (np.logaddexp(0, odds_B) - holds_B * odds_B)
-        slope = feature_BF.T @ (weight_B * (expit(odds_B) - holds_B))
-        return value + _RIDGE / 2 * slope_F @ slope_F, slope + _RIDGE * slope_F
-
-    bounds = [(0.0, None), (0.0, None), (None, None)]
-    fitted = minimize(loss, [1.0, 0.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds)
-    slope, slope_nearest, offset = map(float, fitted.x)
+    slope, slope_nearest, offset = fit_logistic(
+        feature_BF, holds_B, cells.weights(NOVEL_WEIGHT), ridge=_RIDGE,
+        bounds=[(0.0, None), (0.0, None), (None, None)],
+    )  # fmt: skip
     fusion = dataclasses.replace(
         fusion, slope=slope, slope_nearest=slope_nearest, offset=offset, pooled=True
     )
@@ -308,5 +298,5 @@ def _fit_sets(fusion: Fusion, seen: HeldOut, scorer: Scorer) -> Fusion:
     prob_BT = np.where(there_BT, pool(seen.streams, fusion), 0.0)
     prob_BT /= prob_BT.sum(axis=1, keepdims=True)
     ahead_B = mass_ahead(prob_BT, covers_BT & there_BT)
-    mass = fit_set_mass(ahead_B, _study_weights(seen.study_B, seen.novel_B))
+    mass = fit_set_mass(ahead_B, seen.weights(NOVEL_WEIGHT))
     return dataclasses.replace(fusion, set_mass=mass, set_cells=len(ahead_B))

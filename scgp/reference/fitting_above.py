@@ -15,11 +15,10 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from scgp.reference.broad_terms import breadth, says_something
 from scgp.reference.evidence import Fusion, log_odds, pool
+from scgp.reference.logistic import fit_logistic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,18 +67,8 @@ def fit_above(
     feature_MF, holds_M, weight_M = _pairs(fusion, cells, leaf_sure_B, label_ids, ontology)
     if len(holds_M) < _FEWEST or holds_M.all() or not holds_M.any():
         return fusion
-    holds = holds_M.astype(float)
-
-    def loss(slope_F: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        odds_M = feature_MF @ slope_F
-        value = weight_M @ (np.logaddexp(0, odds_M) - holds * odds_M)
-        slope = feature_MF.T @ (weight_M * (expit(odds_M) - holds))
-        return float(value + _RIDGE / 2 * slope_F @ slope_F), slope + _RIDGE * slope_F
-
     bounds = [(0.0, None), (None, None), (0.0, None), (0.0, None), (None, None)]
-    start = [1.0, 0.0, 0.0, 0.0, 0.0]
-    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    above = tuple(map(float, fitted.x))
+    above = fit_logistic(feature_MF, holds_M, weight_M, bounds=bounds, ridge=_RIDGE)
     return dataclasses.replace(fusion, above=above, threshold_above=SURE_ABOVE)
 
 
@@ -103,17 +92,6 @@ def _pairs(
         odds_M, breadth_M * odds_M, asked.nearest_B[row_M], breadth_M, np.ones(len(row_M)),
     ]  # fmt: skip
     holds_M = above_AT[term_M, asked.class_B[row_M]]
-    weight_B = _weights(cells)[doubted]
+    weight_B = cells.weights(LACKING_WEIGHT)[doubted]
     weight_M = weight_B[row_M] / max(weight_B[row_M].sum(), 1e-300)
     return np.stack(features, axis=1), holds_M, weight_M
-
-
-def _weights(cells: HeldOut) -> NDArray[np.float64]:
-    """Weigh studies the same, cells whose type was removed `LACKING_WEIGHT` in all."""
-    weight_B = np.zeros(len(cells.class_B))
-    for novel, share in ((False, 1 - LACKING_WEIGHT), (True, LACKING_WEIGHT)):
-        rows = np.flatnonzero(cells.novel_B == novel)
-        if len(rows):
-            _, code, size = np.unique(cells.study_B[rows], return_inverse=True, return_counts=True)
-            weight_B[rows] = share / (size[code] * len(size))
-    return weight_B

@@ -244,7 +244,7 @@ def outside(
     """
     with warnings.catch_warnings():
         # that srun is there and not used: then nothing did
-        warnings.simplefilter("ignore", PossibleUserWarning)
+        warnings.filterwarnings("ignore", message=".*srun", category=PossibleUserWarning)
         try:
             found = [_made(kind) for kind in kinds if kind.detect()]
         except RuntimeError as error:
