@@ -1,5 +1,7 @@
 """Labels that the reference knows from published mean profiles alone are named in ``uns``."""
 
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -24,6 +26,14 @@ def test_those_given_are_named_and_no_others(cells):
     assert sorted(given - real) == told
     assert told
     assert given & real
+
+
+def test_the_readme_says_how_many_there_are():
+    index = model_index(scgp.load_model())
+    real = np.unique(index.code_N[~index.drawn_N])
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    n_labels = len(index.labels)
+    assert f"**{n_labels - len(real)} of the {n_labels} labels of the shipped reference" in readme
 
 
 def test_the_list_survives_a_file_and_goes_with_the_next_answer(cells, tmp_path):
