@@ -147,8 +147,7 @@ def build_index(
     )  # fmt: skip
     kept = np.flatnonzero(labels.notna().to_numpy() & (vectors.total_B > 0))
     if not len(kept):
-        msg = f"no cell has both a label in obs[{label_key!r}] and a count"
-        raise LabelError(msg)
+        raise _nothing_left(labels, label_key, "a count")
     names, ids = _terms(labels.to_numpy(dtype=object)[kept], label_key)
     order = sorted(set(names))
     id_of = dict(zip(names, ids, strict=True))
@@ -216,11 +215,8 @@ def _of_representation(
     filled_B = np.any(vector_BE, axis=1)
     kept, vector_NE = labelled[filled_B], vector_BE[filled_B]
     if not len(kept):
-        msg = (
-            f"no cell has both a label in obs[{label_key!r}] and a vector in obsm[{use_rep!r}] "
-            "that tells it from the others"
-        )
-        raise LabelError(msg)
+        what = f"a vector in obsm[{use_rep!r}] that tells it from the others"
+        raise _nothing_left(labels, label_key, what)
     names, ids = _terms(labels.to_numpy(dtype=object)[kept], label_key)
     id_of = dict(zip(names, ids, strict=True))
     order = sorted(id_of)
@@ -275,6 +271,15 @@ def _column(adata: ad.AnnData, key: str) -> pd.Series:
         msg = f"obs has no column {key!r}; its columns: {there}"
         raise MissingColumnError(msg)
     return adata.obs[key]
+
+
+def _nothing_left(labels: pd.Series, label_key: str, what: str) -> LabelError:
+    """Return the error of a reference without a cell that can be used."""
+    return LabelError(
+        f"no cell has both a label in obs[{label_key!r}] and {what}: {int(labels.notna().sum())} "
+        f"of {len(labels)} have a label. Pass the column that names the cell types as label_key "
+        "(words such as 'unknown' are no label), and cells that have both"
+    )
 
 
 def _labels(adata: ad.AnnData, label_key: str) -> pd.Series:

@@ -124,3 +124,12 @@ def test_other_columns_of_training_cells_are_as_they_were(cells, model):
     found = CellDataset(cells[[0, 6, 7]], model.genes, label_key="label", donor_key="donor")
     assert found.donor.tolist() == ["unknown"] * 3
     assert found.label.tolist() == ["B cell", "T cell", "other"]
+
+
+def test_an_atlas_without_a_label_says_what_to_pass(all_blood):
+    cells = all_blood[:20].copy()
+    cells.obs["type"] = "unknown"
+    with pytest.warns(ScgpWarning, match="20 say 'unknown'"), pytest.raises(LabelError) as error:
+        scgp.build_index(cells, label_key="type", progress=False)
+    assert "a label in obs['type'] and a count: 0 of 20 have a label" in str(error.value)
+    assert "as label_key" in str(error.value)
