@@ -65,6 +65,11 @@ class Variant:
     evidence_of: str = ""
 
 
+def _without(name: str) -> tuple[str, ...]:
+    """Return all streams but one."""
+    return tuple(stream for stream in ALL if stream != name)
+
+
 #: With the transformer in the vectors of cells, as all models were before 0.7.0.
 BOTH: dict[str, Any] = {
     "token_slots": True, "n_layers": 2, "context_layers": 0, "n_tokens": 64,
@@ -99,6 +104,18 @@ VARIANTS = {
     "no network": Variant(
         "the two streams that read the genes directly, alone", silent=NETWORK, evidence_of="full"
     ),
+    **{
+        f"{words} only": Variant(
+            f"the stream `{name}` alone", silent=_without(name), evidence_of="full"
+        )
+        for words, name in (
+            ("index", "neighbour"),
+            ("text", "text"),
+            ("linear head", "head"),
+            ("gene head", "gene"),
+            ("description", "described"),
+        )
+    },
 }
 
 
