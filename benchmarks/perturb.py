@@ -199,10 +199,11 @@ the transcriptome: real changes are scaled by the counts of genes that move with
 loss of strong interferon genes would make all others rise), and the model reads the panel as it is.
 LUHMES: published tables (MAST), no cells; there are no neural progenitors here, so cells are
 Poisson draws (depth 5,000) from profiles of neurons of other collections, and co-expression is that
-of cell types, over 533 profiles. Signatures of drugs (OP3) have a table of
-their own, `perturb_drugs.md`. The LUHMES tables compare each target with all other cells, so that what two targets share
-is taken out of both, and the mean shift of the others comes out reversed by construction. In THP-1
-all targets share their controls, and so the noise of these: it is flattered a little."""
+of cell types, over 533 profiles. Signatures of drugs (OP3) have a table of their own,
+`perturb_drugs.md`. The LUHMES tables compare each target with all other cells, so that what two
+targets share is taken out of both, and the mean shift of the others comes out reversed by
+construction. In THP-1 all targets share their controls, and so the noise of these: it is flattered
+a little."""
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
