@@ -222,12 +222,15 @@ def mean_of(value_D: NDArray[np.float64], set_D: NDArray[np.int64]) -> list[floa
 
 NOTES = """\
 Drugs of OP3: ranks of 6,349 genes in B, NK, T and myeloid cells. The file names no targets:
-well-known ones were written down by hand (`perturb_targets.py`), before any number was seen, and
+well-known ones were written down by hand (`perturb_targets.py`), before any score was seen, and
 {left_out} of 135 drugs left out. A drug is asked of a lineage where 5 % of its control cells have a
 count of a target. Those targets are deleted ({n_inhibited} drugs) or doubled ({n_activated}), in
 control cells of `{file}`, by `scgp.perturb`. {n_drugs} drugs, {n_pairs} pairs of drug and lineage,
 {n_sets} sets of targets; {n_genes} genes, those with a count in 5 % of the cells (mean of the
 lineages), less the targets.
+
+The model has trained on these cells. Each question is put once for each seed, to other cells (NK
+cells are few: the same are shown, others read) and with other matched genes.
 
 Means over drugs (within a drug over its lineages, and over seeds where there is chance), with 95 %
 intervals of a bootstrap over sets of targets, the drugs of a set together. *Spearman*: predicted
@@ -242,8 +245,9 @@ Ranks are of all genes, and most of them move with few drugs: no Spearman can be
 drug in the other lineages" says how near; it and the mean of the other drugs have seen the
 experiment, which no other method has. Its *context* is below 0 by construction and left out. The
 mean of the other drugs is high in *context* because it is that of a lineage, whatever the drug. Of
-co-expression every form is shown. A protein that is inhibited is not a gene that is deleted, and
-drugs have other targets than their principal ones."""
+co-expression every form is shown. *Own part* was added after a look at three drugs, where the mean
+of the others was far ahead. A protein that is inhibited is not a gene that is deleted, and most
+drugs have further targets."""
 
 TITLES = ("Spearman", "own part", "AUROC, moves", "AUROC, up", "context", "context, centred")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LINEAGES = ("b", "nk", "t", "myeloid")
 #: Share of a lineage's cells with a count that a target must have to be perturbed in it, and that
-#: a gene must have, as the mean of the lineages, to be read. Chosen before any number was seen.
+#: a gene must have, as the mean of the lineages, to be read. Chosen before any score was seen.
 DETECTED = 0.05
 #: A gene moves where its rank is among this share of all ranks at either end.
 MOVING = 0.05

@@ -1,7 +1,7 @@
 """What the drugs of the OP3 signatures act on: well-known principal targets, by hand.
 
 Owns the table. Drugs whose target is of a pathogen, unknown, disputed, or of unclear sense in blood
-are not in it (`LEFT_OUT` says why); it was written before any number was seen.
+are not in it (`LEFT_OUT` says why); it was written before any score was seen.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def perturb(
     A shift is what *co-varies* in the cells that the model was trained with. It has no direction of
     cause: what the gene acts on and what acts on it look alike, and deleting a gene is not what a
     cell becomes of which it was knocked out days ago. ``benchmarks/results/perturb.md`` has how
-    little it says of real knock-outs.
+    little it says of real knock-outs, ``perturb_drugs.md`` of drugs.
 
     Examples
     --------
