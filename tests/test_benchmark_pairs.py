@@ -221,3 +221,10 @@ def test_committed_runs_of_folds_are_there_for_the_pairs():
         for i in range(1, 6):
             path = RunKey("folds5", f"fold{i}of5", name, 0).choice_path(runs)
             assert json.loads(path.read_text())["setting"] in grid
+
+
+def test_peers_that_take_days_with_the_drawn_cells_must_be_named():
+    slow = set(run.SLOW_WITH_MANY_LABELS)
+    assert slow.isdisjoint(run.read_arguments(["--data", "x"]).methods)
+    assert slow < set(run.read_arguments(["--data", "x", "--no-drawn"]).methods)
+    assert run.read_arguments(["--data", "x", "--methods", "scanvi"]).methods == ["scanvi"]

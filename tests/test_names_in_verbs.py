@@ -81,7 +81,7 @@ def atlas(all_blood):
 @pytest.mark.parametrize(
     ("labels", "options", "words"),
     [
-        (["B cell", KILLER], {}, r"^'cytotoxic.*pip install 'scgp\[text\]'"),
+        (["B cell", KILLER], {}, r"^'cytotoxic.*pip install '\.\[text\]'"),
         (["B cell", " "], {}, r"labels\[1\] is ' '"),
         (["B cell", "CL:9999999"], {}, "'CL:9999999' reads as an ontology id"),
         (["B cell", "cluster_0000002"], {}, "'cluster_0000002' reads as an ontology id"),

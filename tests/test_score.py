@@ -259,7 +259,7 @@ def test_texts_that_cannot_be_read(blood, state, texts, words, monkeypatch):
 
 
 def test_without_the_extra_free_text_says_what_to_install(blood, state, no_extra):
-    words = r"^'B cells of the blood', 'cytotoxic.*': no id.*pip install 'scgp\[text\]'"
+    words = r"^'B cells of the blood', 'cytotoxic.*': no id.*pip install '\.\[text\]'"
     _refused(blood, state, ["B cell", FREE_B, KILLER, NK], words)
     many = [f"cell number {i}" for i in range(8)]
     _refused(blood, state, many, "'cell number 4' and 3 more: no id")

@@ -381,7 +381,7 @@ def test_cells_of_a_table_in_another_order_rise_by_join_id():
 
 def test_without_tiledbsoma_the_extra_is_named(monkeypatch, model):
     monkeypatch.setitem(sys.modules, "tiledbsoma", None)
-    with pytest.raises(ArgumentError, match=r"pip install 'scgp\[census\]'"):
+    with pytest.raises(ArgumentError, match=r"pip install '\.\[census\]'"):
         CellDataset("soma:///somewhere", model.genes)
 
 

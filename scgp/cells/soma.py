@@ -288,7 +288,7 @@ def _library() -> Any:
     except ImportError as error:
         msg = (
             "reading a SOMA experiment needs tiledbsoma, which is not installed; "
-            "pip install 'scgp[census]'"
+            "python -m pip install '.[census]' in a clone of scgp"
         )
         raise ArgumentError(msg) from error
     return tiledbsoma

