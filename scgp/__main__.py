@@ -291,7 +291,7 @@ def _check_target(path: Path, *, source: Path) -> None:
     if not path.parent.is_dir():
         message = f"{path}: the folder {path.parent} does not exist; make it first"
         raise ArgumentError(message)
-    if path.resolve() == source.resolve():
+    if path.exists() and path.samefile(source):
         message = f"{path} is the input too; name another file, the input is never changed"
         raise ArgumentError(message)
     if is_store(path) or (path.suffix == ".zarr" and path.exists()):

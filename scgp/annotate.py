@@ -12,7 +12,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 
-from scgp.answer_columns import answer_slots, left_over, profile_facts
+from scgp.answer_columns import answer_slots, column_names, left_over, profile_facts
 from scgp.asking import (
     asked_labeller,
     asking_for,
@@ -38,7 +38,7 @@ from scgp.reference.decision import Decision
 from scgp.reference.index import ReferenceIndex
 from scgp.representation import calibrated, query_vectors, read_representation, refuse_unused
 from scgp.scale.workers import active_client, label_on_workers
-from scgp.slots import check_target, write_slots
+from scgp.slots import check_index_name, check_target, write_slots
 from scgp.smoothing import read_clusters, smoothed
 from scgp.which import represented_index
 
@@ -229,6 +229,7 @@ def annotate(
     ['B cell', 'T cell', 'monocyte', 'natural killer cell', 'unknown']
     """
     check_target(adata, key_added=key_added, copy=copy)
+    check_index_name(adata, column_names(key_added))
     cluster_N = read_clusters(adata, smooth)
     told = {} if smooth is None else {"smooth": smooth}
     if use_rep is not None:

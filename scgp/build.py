@@ -20,6 +20,7 @@ from scgp.cells.tokens import TokenBatch
 from scgp.describe import uses_descriptions, with_descriptions
 from scgp.embed import embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
+from scgp.groups import no_column, one_column
 from scgp.model.checkpoint import Model
 from scgp.own import own_index
 from scgp.phenotypes.ontology import Ontology
@@ -267,10 +268,9 @@ def _calibration(model: Model) -> Fusion | None:
 
 def _column(adata: ad.AnnData, key: str) -> pd.Series:
     if key not in adata.obs:
-        there = ", ".join(map(repr, adata.obs.columns)) or "none"
-        msg = f"obs has no column {key!r}; its columns: {there}"
+        msg = f"the reference's {no_column(key, adata.obs.columns)}"
         raise MissingColumnError(msg)
-    return adata.obs[key]
+    return one_column(adata, key)
 
 
 def _nothing_left(labels: pd.Series, label_key: str, what: str) -> LabelError:
@@ -297,11 +297,15 @@ def _labels(adata: ad.AnnData, label_key: str) -> pd.Series:
 
 
 def _terms(labels: np.ndarray, label_key: str) -> tuple[list[str], list[str]]:
-    """Name every label by its term, where it is one; one warning for those that are none."""
+    """Name every label by its term, where it is one; one warning for those that are none.
+
+    Several names of one term become its most frequent one, and are told.
+    """
     ontology = Ontology("CL")
-    unique = sorted(set(labels))
+    names, count = np.unique(labels.astype(str), return_counts=True)
+    unique = names[np.argsort(-count, kind="stable")].tolist()
     id_of = dict(zip(unique, ontology.resolve(unique), strict=True))
-    unknown = [label for label in unique if not id_of[label]]
+    unknown = sorted(label for label in unique if not id_of[label])
     if unknown:
         shown = ", ".join(map(repr, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
         warn_user(
@@ -311,6 +315,9 @@ def _terms(labels: np.ndarray, label_key: str) -> tuple[list[str], list[str]]:
     # an id is named by its label; a name stays as the user wrote it
     name_of = {x: ontology.label(x) if x == id_of[x] else x for x in unique}
     first: dict[str, str] = {}
-    for label in unique:  # two names of one term become one label
+    for label in unique:
         name_of[label] = first.setdefault(id_of[label] or label, name_of[label])
+    joined = [f"{x!r} as {name_of[x]!r}" for x in unique if name_of[x] != x and x != id_of[x]]
+    if joined:
+        warn_user(f"names of one term in obs[{label_key!r}] become one label: {', '.join(joined)}")
     return [name_of[x] for x in labels], [id_of[x] for x in labels]

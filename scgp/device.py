@@ -15,7 +15,7 @@ Found = TypeVar("Found")
 def resolve_device(device: str | None) -> torch.device:
     """Return the device named, which must be there; None is the CPU."""
     try:
-        found = torch.device(device or "cpu")
+        found = torch.device("cpu" if device is None else device)
     except RuntimeError as error:
         msg = f"device {device!r} is none that torch knows; expected 'cpu' or 'cuda'"
         raise DeviceError(msg) from error

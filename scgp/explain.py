@@ -17,11 +17,11 @@ from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
 from scgp.embed import resolve_model, warn_empty
-from scgp.errors import ArgumentError
 from scgp.explaining.chosen import chosen_cells
 from scgp.explaining.explanation import Explanation, make_table
 from scgp.explaining.occlusion import Subject, embed_scored, gene_tables
 from scgp.explaining.stream_tables import StreamTables
+from scgp.number import whole_number
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import answer
 from scgp.reference.decision import UNKNOWN, Decision
@@ -129,9 +129,7 @@ def explain(
     ['described', 'fused', 'gene', 'head', 'neighbour', 'text']
     """
     check_adata(adata)
-    if n < 1 or n_genes < 0:
-        msg = f"n is {n} and n_genes is {n_genes}; expected at least 1 and at least 0"
-        raise ArgumentError(msg)
+    n, n_genes = whole_number(n, "n", least=1), whole_number(n_genes, "n_genes", least=0)
     row_B = chosen_cells(adata, cells)
     on = resolve_device(device)
     model = resolve_model(model)

@@ -17,12 +17,32 @@ from scgp.errors import ArgumentError, MissingColumnError, warn_user
 
 def no_column(key: str, columns: Iterable[object]) -> str:
     """Say that ``obs`` has no such column; name those with a name near it, and all."""
-    names = [str(name) for name in columns]
+    names, key = [str(name) for name in columns], str(key)
     folded = {name.casefold(): name for name in names}
     near = [folded[name] for name in get_close_matches(key.casefold(), folded)]
     meant = f", did you mean {' or '.join(map(repr, near))}?" if near else ""
     there = ", ".join(map(repr, names)) or "none"
     return f"obs has no column {key!r}{meant}; its columns: {there}"
+
+
+def one_column(adata: ad.AnnData, key: str) -> pd.Series:
+    """Return a column of ``obs`` by its name.
+
+    Raises
+    ------
+    MissingColumnError, ArgumentError
+        There is no such column, or several; or what is given is no name.
+    """
+    if not isinstance(key, str):
+        msg = f"{key!r} has the type {type(key).__name__}; expected the name of one column of obs"
+        raise ArgumentError(msg)
+    if key not in adata.obs:
+        raise MissingColumnError(no_column(key, adata.obs.columns))
+    given = adata.obs[key]
+    if isinstance(given, pd.DataFrame):
+        msg = f"obs has {given.shape[1]} columns of the name {key!r}; rename or drop all but one"
+        raise ArgumentError(msg)
+    return given
 
 
 def column_text(adata: ad.AnnData, key: str) -> pd.Series:
@@ -33,9 +53,7 @@ def column_text(adata: ad.AnnData, key: str) -> pd.Series:
     MissingColumnError
         There is no such column.
     """
-    if key not in adata.obs:
-        raise MissingColumnError(no_column(key, adata.obs.columns))
-    given = adata.obs[key]
+    given = one_column(adata, key)
     text = given.astype(object).where(given.notna(), None).map(str, na_action="ignore")
     return text.where(text.str.strip().fillna("") != "", None)
 

@@ -141,7 +141,9 @@ def score_text(
         progress=progress, watch=watch,
     )  # fmt: skip
     warn_empty(vectors, "their scores are zero")
-    score_BT = COSINE_WEIGHT * (vectors.type_BE @ model.project_vectors(vector_TW).T)
+    # not by a product of matrices, which rounds by the number of rows: company does not matter
+    cosine_BT = np.einsum("be,te->bt", vectors.type_BE, model.project_vectors(vector_TW))
+    score_BT = COSINE_WEIGHT * cosine_BT
     if parts:
         score_BT += np.where(vectors.total_B[:, None] > 0, np.concatenate(parts), 0)
     facts |= {"texts": given, "ontology_term_ids": term_ids, "scored_by_genes": head is not None}

@@ -37,8 +37,20 @@ def check_target(adata: ad.AnnData, *, key_added: str, copy: bool) -> None:
 
 def check_key(key_added: str) -> None:
     """Refuse names that no file can hold, or that stand for another place in it."""
-    if key_added in {"", ".", ".."} or "/" in key_added:
+    fits = isinstance(key_added, str) and not {"/", "\0"} & set(key_added)
+    if not fits or key_added in {"", ".", ".."}:
         msg = f"key_added is {key_added!r}; expected a name without '/', other than '.' and '..'"
+        raise ArgumentError(msg)
+
+
+def check_index_name(adata: ad.AnnData, columns: Collection[str]) -> None:
+    """Refuse columns of the name that the index of ``obs`` has: no file can hold both."""
+    name = adata.obs.index.name
+    if name in columns:
+        msg = (
+            f"the index of obs has the name {name!r}, and a column of that name would be written: "
+            "pass another key_added, or rename it with adata.obs.index.name = None"
+        )
         raise ArgumentError(msg)
 
 

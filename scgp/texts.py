@@ -9,10 +9,9 @@ Shape suffixes: T texts, W width of the text encoder.
 """
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
 from scgp.errors import ArgumentError, warn_user
 from scgp.model.checkpoint import Model
@@ -33,10 +32,11 @@ def listed(texts: str | Sequence[str], argument: str = "texts") -> list[str]:
     ArgumentError
         No text, a blank one, or what is no text; the message calls them by `argument`.
     """
-    given = texts.tolist() if isinstance(texts, np.ndarray | pd.Series | pd.Index) else texts
-    given = [given] if isinstance(given, str) else given
-    if not isinstance(given, Sequence) or not given:
-        found = "empty" if isinstance(given, Sequence) else f"a {type(given).__name__}"
+    unordered = isinstance(texts, str | bytes | set | frozenset | Mapping)
+    listable = isinstance(texts, Iterable) and not unordered
+    given = [texts] if isinstance(texts, str) else list(texts) if listable else texts
+    if not isinstance(given, list) or not given:
+        found = "empty" if isinstance(given, list) else f"a {type(given).__name__}"
         msg = f"{argument} is {found}; expected a text such as 'B cell', or a list of texts"
         raise ArgumentError(msg)
     for t, text in enumerate(given):

@@ -75,6 +75,10 @@ def _check_named(
     if reference is not None and index is not None:
         msg = "pass reference= or index=, not both: one of them would be ignored"
         raise ArgumentError(msg)
+    if reference is not None and not isinstance(reference, ad.AnnData):
+        found = type(reference).__name__
+        msg = f"reference has the type {found}; expected an AnnData, as anndata.read_h5ad gives"
+        raise ArgumentError(msg)
     if (reference is None) != (label_key is None):
         msg = "reference= and label_key= go together: the atlas, and the obs column of its labels"
         raise ArgumentError(msg)
@@ -82,6 +86,10 @@ def _check_named(
 
 def opened(index: ReferenceIndex | str | Path, maker: str) -> ReferenceIndex:
     """Return the index, read if need be, of vectors of this maker only."""
+    if not isinstance(index, ReferenceIndex | str | Path):
+        found = type(index).__name__
+        msg = f"index has the type {found}; expected what scgp.build_index returned, or a path"
+        raise ArgumentError(msg)
     if not isinstance(index, ReferenceIndex):
         return ReferenceIndex.load(index, model_fingerprint=maker)
     if fault := maker_fault(index.model_fingerprint, maker):

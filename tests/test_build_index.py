@@ -143,10 +143,22 @@ def test_a_label_that_is_no_term_is_kept_and_said_once(blood, annotate):
 
 def test_ids_names_and_synonyms_of_a_term_are_one_label(blood):
     _labelled(blood, ["CL:0000236", "B cell", "B lymphocyte", "monocyte"] * 30)
-    index = scgp.build_index(blood, label_key="label", progress=False)
+    with pytest.warns(ScgpWarning, match="one label: 'B lymphocyte' as 'B cell'$"):
+        index = scgp.build_index(blood, label_key="label", progress=False)
     assert len(index.labels) == 2
     assert dict(zip(index.label_ids, index.labels, strict=True))["CL:0000576"] == "monocyte"
     assert "CL:0000236" in index.label_ids
+
+
+def test_a_term_has_its_most_frequent_name_and_no_blanks(blood):
+    """One odd spelling does not rename a type."""
+    _labelled(
+        blood, [*["B lymphocyte"] * 40, " B lymphocyte", "B cell", "foo ", "foo"] + ["T cell"] * 76
+    )
+    with pytest.warns(ScgpWarning) as told:
+        index = scgp.build_index(blood, label_key="label", progress=False)
+    assert index.labels == ["B lymphocyte", "T cell", "foo"]
+    assert any("'B cell' as 'B lymphocyte'" in str(warning.message) for warning in told)
 
 
 def test_labels_that_are_numbers(blood):

@@ -47,6 +47,7 @@ LEVEL = {
     "errors": 0,
     "progress": 0,
     "device": 1,
+    "number": 1,
     "cells": 1,
     "phenotypes": 1,
     "model": 2,

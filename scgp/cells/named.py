@@ -41,6 +41,9 @@ def named_genes(
         No name, one that the model does not know (the nearest symbols are told), one gene twice,
         or a gene that the data do not measure.
     """
+    if not isinstance(names, Iterable):
+        msg = f"genes has the type {type(names).__name__}; expected HGNC symbols or Ensembl ids"
+        raise ArgumentError(msg)
     listed = [names] if isinstance(names, str) else [str(name) for name in names]
     if not listed:
         msg = "no gene is named; expected HGNC symbols or Ensembl ids"

@@ -17,16 +17,16 @@ NO_LABEL = frozenset({
 
 
 def label_text(column: pd.Series) -> pd.Series:
-    """Return labels as text; None where one is missing, blank or a word of `NO_LABEL`.
+    """Return labels as text without blanks around it; None where one is missing or of `NO_LABEL`.
 
     Examples
     --------
-    >>> label_text(pd.Series(["B cell", " Unknown", "NaN", None, "other"])).tolist()
+    >>> label_text(pd.Series(["B cell ", " Unknown", "NaN", None, "other"])).tolist()
     ['B cell', None, None, None, 'other']
     """
     values = column.astype(object)
     code_N, names = pd.factorize(values.where(values.notna(), None))  # names are few, cells many
-    text = [None if says_none(str(name)) else str(name) for name in names]
+    text = [None if says_none(str(name)) else str(name).strip() for name in names]
     found_N = [None if code < 0 else text[code] for code in code_N.tolist()]
     return pd.Series(found_N, index=column.index, dtype=object)
 

@@ -39,6 +39,7 @@ def chosen_cells(
     ([2, 0], [1, 2])
     """
     names = adata.obs_names
+    cells = cells.item() if isinstance(cells, np.ndarray) and cells.ndim == 0 else cells
     alone = isinstance(cells, str | int | np.integer | np.bool_) or not isinstance(cells, Iterable)
     given: list[Any] = [cells] if alone else [*cells]  # type: ignore[misc]
     if not given:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 
 from scgp.errors import ArgumentError, MissingColumnError
 
@@ -24,15 +25,23 @@ def stored_coordinates(adata: ad.AnnData, basis: str, advice: str) -> NDArray[np
     MissingColumnError
         There is neither; `advice` says what to do.
     ArgumentError
-        It has fewer than two columns.
+        It has fewer than two columns, or NaN or infinite values.
     """
     key = basis if basis in adata.obsm else f"X_{basis}"
     if key not in adata.obsm:
         there = ", ".join(map(str, adata.obsm)) or "none"
         message = f"obsm has no {key!r}; it has: {there}; {advice}"
         raise MissingColumnError(message)
-    xy_N2 = np.asarray(adata.obsm[key], dtype=float)
+    stored = adata.obsm[key]
+    xy_N2 = np.asarray(stored.toarray() if sp.issparse(stored) else stored, dtype=float)
     if xy_N2.ndim != 2 or xy_N2.shape[1] < 2:
         message = f"obsm[{key!r}] has shape {xy_N2.shape}; a plot needs two columns"
+        raise ArgumentError(message)
+    odd_N = ~np.isfinite(xy_N2[:, :2]).all(axis=1)
+    if odd_N.any():
+        message = (
+            f"obsm[{key!r}] holds NaN or infinite values in {int(odd_N.sum())} of {len(odd_N)} "
+            "cells; leave these cells out, as in adata[np.isfinite(...).all(axis=1)]"
+        )
         raise ArgumentError(message)
     return xy_N2[:, :2]

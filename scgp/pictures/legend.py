@@ -8,6 +8,7 @@ Shape suffixes: N cells, T labels, 2 coordinates.
 
 from __future__ import annotations
 
+import numbers
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,8 @@ def pool(label_N: NDArray[np.object_], max_labels: int) -> tuple[NDArray[np.obje
     >>> pool(np.array(["b", "a", "c", "b"], dtype=object), 1)[1]
     ['b', 'other (2 labels)']
     """
-    if max_labels < 1:
-        message = f"max_labels must be at least 1, found {max_labels}"
+    if not isinstance(max_labels, numbers.Integral) or max_labels < 1:
+        message = f"max_labels must be a whole number of at least 1, found {max_labels!r}"
         raise ArgumentError(message)
     names, counts = np.unique(label_N.astype(str), return_counts=True)
     ranked = [str(names[i]) for i in np.lexsort((names, -counts))]

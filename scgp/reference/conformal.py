@@ -11,6 +11,7 @@ Shapes: B cells, T labels.
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,8 +99,9 @@ def mass_for(coverage: float, set_mass: tuple[float, ...], n_cells: int) -> floa
     ArgumentError
         The coverage is out of range, or the calibration cells do not suffice for it.
     """
-    if not 0 < coverage < 1:
-        msg = f"coverage is {coverage}; expected a share between 0 and 1, such as 0.9"
+    real = isinstance(coverage, numbers.Real) and not isinstance(coverage, bool)
+    if not (real and 0 < coverage < 1):
+        msg = f"coverage is {coverage!r}; expected a share between 0 and 1, such as 0.9"
         raise ArgumentError(msg)
     if not set_mass:
         msg = (

@@ -42,6 +42,7 @@ from scgp.phenotypes.ontology import Ontology
 from scgp.reference.background import Reading, beside, lies_outside
 from scgp.reference.broad_terms import breadth, says_something
 from scgp.reference.evidence import MAJORITY, SLACK
+from scgp.reference.products import product
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,19 +220,19 @@ def _decide_block(
     reading: Reading | None,
 ) -> _Answers:
     cells = np.arange(len(posterior_BT))
-    mass_BT = confidence(support_BT @ plan.below_TT, nearest_B[:, None])
+    mass_BT = confidence(product(support_BT, plan.below_TT), nearest_B[:, None])
     outside_B = np.zeros(len(cells), bool)
     if reading is not None:
         mass_BT = np.minimum(mass_BT, reading.covered_B[:, None])
         outside_B = lies_outside(reading, threshold)
-    rolled_BA = support_BT @ plan.below_TA
+    rolled_BA = product(support_BT, plan.below_TA)
     if confidence_above is None:
         mass_BA = confidence(rolled_BA, nearest_B[:, None])
     else:
         mass_BA = confidence_above(rolled_BA, nearest_B, plan.breadth_A)
     if reading is not None:
         mass_BA = beside(reading, mass_BA, plan.labelled_A, outside_B)
-    worth_BT = posterior_BT if plan.worth_TT is None else posterior_BT @ plan.worth_TT
+    worth_BT = posterior_BT if plan.worth_TT is None else product(posterior_BT, plan.worth_TT)
     leaf_B = worth_BT.argmax(axis=1)
     leaf_mass_B = mass_BT[cells, leaf_B]
     sure_B = (leaf_mass_B >= threshold - SLACK) & ~novel_B

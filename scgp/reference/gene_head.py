@@ -90,7 +90,9 @@ class GeneHead:
         """
         mean_H = np.where(measured_G[self.gene_H], self.mean_H, np.float32(0))
         weight_HS = self._weight_HS
-        offset_S = -mean_H @ weight_HS
+        # summed in double precision, and not by BLAS: its float32 depends on the number of threads
+        offset_S = -(mean_H[:, None].astype(np.float64) * weight_HS).sum(axis=0)
+        offset_S = offset_S.astype(np.float32)
         offset_S[: len(self.bias_T)] += self.bias_T
         x_BH = _scaled(value_BG, self.gene_H, self.scale_H)
         # A cell expresses a sixth of these genes: sums over those take half the time of a product,
