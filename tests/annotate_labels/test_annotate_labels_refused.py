@@ -47,7 +47,7 @@ def test_labels_that_cannot_be_read(blood, ask, state, labels, words, monkeypatc
 
 def test_free_text_without_the_extra(blood, ask, state, no_extra):
     before = state(blood)
-    with pytest.raises(ArgumentError, match=r"^'cytotoxic.*': no id.*pip install 'scgp\[text\]'"):
+    with pytest.raises(ArgumentError, match=r"^'cytotoxic.*': no id.*pip install '\.\[text\]'"):
         ask(blood, ["B cell", KILLER], copy=False)
     assert state(blood) == before
 
