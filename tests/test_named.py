@@ -24,6 +24,26 @@ def test_the_nearest_symbols_of_an_unknown_name_are_told(model):
         named_genes("@@@@", model.genes)
 
 
+@pytest.mark.parametrize("name", ["H2-Aa", "H2-K1", "H2-DMb1", "H2-T23"])
+def test_a_gene_of_the_mouse_mhc_is_said_to_be_one(model, name):
+    with pytest.raises(GeneError, match=rf"'{name}' \(a mouse gene; .*human MHC.*HLA-") as caught:
+        named_genes(name, model.genes)
+    assert "near" not in str(caught.value)  # HAAO and H2AX look like it, and are no kin
+
+
+def test_symbols_in_the_case_of_mice_are_said_to_be_so(model):
+    with pytest.raises(GeneError, match=r"'Vwf' \(written like a mouse gene; near: VWF"):
+        named_genes("Vwf", model.genes)
+    with pytest.raises(GeneError) as caught:
+        named_genes(["lyzz", "VWFX", "H2AFXX"], model.genes)
+    assert "mouse" not in str(caught.value)
+
+
+def test_human_names_that_look_like_those_of_the_mouse_mhc_are_known(model):
+    found = named_genes(["H2AX", "H2-KE2"], model.genes)  # the latter an alias of PFDN6
+    assert model.genes.symbol[found].tolist() == ["H2AX", "PFDN6"]
+
+
 def test_no_more_than_five_unknown_names_are_told(model):
     with pytest.raises(GeneError, match="7 of 7 genes") as caught:
         named_genes([f"?!{i}" for i in range(7)], model.genes)

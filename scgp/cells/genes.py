@@ -5,7 +5,6 @@ trained on given matrices should know. The lookup itself is
 :meth:`scgp.cells.vocabulary.GeneVocabulary.match`.
 """
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from scgp.cells.counts import CountMatrix
 from scgp.cells.nomenclature import protein_coding_genes
+from scgp.cells.species import MOUSE_SYMBOL, OTHER_SPECIES_ID
 from scgp.cells.vocabulary import GeneMatch, GeneVocabulary
 from scgp.errors import GeneError, warn_user
 
@@ -36,8 +36,6 @@ _CHANCE_SHARE = 0.01
 
 BLOCK_ROWS = 2048
 
-_OTHER_SPECIES_ID = re.compile(r"ENS(?:[A-Z]{3,4})G\d{11}(?:\.\d+)?")
-_MOUSE_SYMBOL = re.compile(r"[A-Z][a-z]+[A-Za-z0-9.-]*|\d+[A-Z]\d+Rik")
 _HUMAN_ORTHOLOGUES = (
     "scgp's checkpoint is human; map the genes to their human orthologues first "
     "(Ensembl BioMart has the table)"
@@ -156,12 +154,12 @@ def _seen(counts: CountMatrix, vocabulary: GeneVocabulary, min_cells: int) -> se
 
 def _other_species(names: Sequence[str]) -> str:
     """Return "mouse", "another species" or ""."""
-    ids = [name for name in names if _OTHER_SPECIES_ID.fullmatch(name)]
+    ids = [name for name in names if OTHER_SPECIES_ID.fullmatch(name)]
     if 2 * len(ids) > len(names):
         mouse = sum(name.startswith("ENSMUSG") for name in ids)
         return "mouse" if 2 * mouse > len(ids) else "another species"
-    title_case = sum(_MOUSE_SYMBOL.fullmatch(name) is not None for name in names)
-    return "mouse" if 2 * title_case > len(names) else ""
+    of_mice = sum(MOUSE_SYMBOL.fullmatch(name) is not None for name in names)
+    return "mouse" if 2 * of_mice > len(names) else ""
 
 
 def _why_few(

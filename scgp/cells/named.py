@@ -12,6 +12,7 @@ from numbers import Real
 
 import numpy as np
 
+from scgp.cells.species import MOUSE_MHC, MOUSE_SYMBOL
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.errors import ArgumentError, GeneError
 
@@ -51,7 +52,7 @@ def named_genes(
     token_Q = vocabulary.match(listed).token_of_column.astype(np.int64)
     unknown = [name for name, token in zip(listed, token_Q, strict=True) if token < 0]
     if unknown:
-        told = "; ".join(_near(name, vocabulary.symbol) for name in unknown[:5])
+        told = "; ".join(told_unknown(name, vocabulary.symbol) for name in unknown[:5])
         msg = f"{len(unknown)} of {len(listed)} genes are not among the model's: {told}"
         raise GeneError(msg)
     first: dict[int, str] = {}
@@ -100,8 +101,20 @@ def named_factors(
     return token_K, np.array([float(factor) for factor in given.values()])
 
 
-def _near(name: str, symbols: Iterable[str]) -> str:
-    """Say which symbols are nearest to a name; those that differ in case alone first."""
-    upper = name.upper()
-    near = difflib.get_close_matches(upper, list(symbols), n=N_NEAR, cutoff=CUTOFF)
-    return f"{name!r} (near: {', '.join(near)})" if near else f"{name!r} (no name is near)"
+def told_unknown(name: str, symbols: Iterable[str]) -> str:
+    """Say of a name that no gene has which symbols are nearest, or that it is a mouse's.
+
+    Examples
+    --------
+    >>> told_unknown("Vwf", ["VWF", "ALB"])
+    "'Vwf' (written like a mouse gene; near: VWF)"
+    >>> told_unknown("H2-Aa", ["HAAO"])
+    "'H2-Aa' (a mouse gene; the names of the human MHC begin with HLA-)"
+    """
+    if MOUSE_MHC.fullmatch(name):
+        return f"{name!r} (a mouse gene; the names of the human MHC begin with HLA-)"
+    near = difflib.get_close_matches(name.strip().upper(), list(symbols), n=N_NEAR, cutoff=CUTOFF)
+    told = f"near: {', '.join(near)}" if near else "no name is near"
+    if MOUSE_SYMBOL.fullmatch(name):
+        told = f"written like a mouse gene; {told}"
+    return f"{name!r} ({told})"

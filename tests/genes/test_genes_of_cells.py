@@ -52,6 +52,7 @@ def test_no_gene_in_common_shows_three_names_of_each_side(vocabulary):
         ["Vwf", "Actb", "Sod2", "0610007P14Rik"],
         ["Gm1992", "H2-Ab1", "mt-Co1", "Cd3e", "Ptprc", "Ms4a1"],
         ["ENSMUSG00000001930", "ENSMUSG00000029580.14"],
+        ["H2-Aa", "H2-Ab1", "H2-K1", "H2-DMb1"],
     ],
 )
 def test_mouse_is_recognised(vocabulary, names):
