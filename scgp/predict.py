@@ -1,10 +1,11 @@
 """predict_expression(): what a description of a cell type implies that its cells express.
 
 Owns how texts, tissues and genes are named, and what is returned. Must not know how a text becomes
-a vector (`texts`), what makes labels and tissues alike (`alike`), nor how a profile
-follows from that (`reference.profiles`).
+a vector (`texts`), what makes labels and tissues alike (`what_if.alike`), how a profile follows
+from that (`reference.profiles`), nor what stands behind it (`what_if.support`).
 
-Shape suffixes: D descriptions, W width of the text encoder, U known labels, V genes asked for.
+Shape suffixes: D descriptions, W width of the text encoder, U known labels, P groups, V genes
+asked for.
 """
 
 import difflib
@@ -16,6 +17,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from scgp.cells.named import told_unknown
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, CheckpointError, GeneError
@@ -27,6 +29,8 @@ from scgp.reference.index import ReferenceIndex
 from scgp.reference.profiles import Profiles
 from scgp.texts import listed, read_terms, text_vectors, warn_readings
 from scgp.what_if.alike import label_likeness, tissue_likeness, usual_tissues
+from scgp.what_if.support import support, warn_unlike
+from scgp.what_if.within_tissue import tissue_means
 from scgp.which import opened
 
 #: Names that a message lists.
@@ -69,12 +73,23 @@ def predict_expression(
     ``X`` : float32
         Predicted log1p(CP10k) of the mean over cells; never negative.
     ``layers["deviation"]`` : float32
-        ``X`` less the mean profile: what sets the type apart.
+        ``X`` less the mean profile: what sets type and tissue apart from all others. It holds what
+        all profiles of a tissue hold, such as surfactant in T cells of the lung.
+    ``layers["within_tissue"]`` : float32
+        ``X`` less the mean of ``X`` over the labels known from the same tissue, predicted for it:
+        what sets the type apart from its neighbours. Where fewer than five are, the mean is over
+        all known labels, predicted for that tissue. NaN where no tissue is asked for.
     ``obs`` : DataFrame
         ``text``; ``ontology_term_id``, the term it was read as ("" for free text);
-        ``tissue_ontology_term_id`` and ``tissue`` ("" for none); the known label that is most
-        alike, ``nearest_label`` and ``nearest_ontology_term_id``; ``nearest_likeness`` (float32),
-        1 where it is the label itself. Free text has no ancestors and markers: it is at most 0.5.
+        ``tissue_ontology_term_id`` and ``tissue`` ("" for none); ``n_profiles`` (int32), groups of
+        exactly this label and tissue (of the label, where no tissue is asked for): 0 for a pair
+        that was never seen; the known label that is most alike, ``nearest_label`` and
+        ``nearest_ontology_term_id``; ``nearest_likeness`` (float32), 1 where it is the label
+        itself, whatever the tissue. Free text has no ancestors and markers: it is at most 0.5. Of
+        the tissues that this label is known from the one most like that asked for,
+        ``nearest_tissue`` and ``nearest_tissue_ontology_term_id``, and ``nearest_tissue_likeness``
+        (float32), 1 where it is the same ("" and NaN where no tissue is asked for or known).
+        ``n_labels_within`` (int32), labels in the mean of ``layers["within_tissue"]``.
     ``var`` : DataFrame
         ``symbol``, ``ensembl_id``, ``mean`` (float32, the mean profile) and ``n_groups``, the
         groups of label, tissue and source that measure the gene. Named as asked for.
@@ -95,8 +110,8 @@ def predict_expression(
     Warns
     -----
     ScgpWarning
-        Texts that are no name of the ontology and were read as a term, and free text that is near
-        the name of one.
+        Texts that are no name of the ontology and were read as a term; free text that is near
+        the name of one; free text whose likeness to every known label is below 0.25.
 
     Notes
     -----
@@ -127,14 +142,19 @@ def predict_expression(
     warn_readings(given, term_ids, model)
     likeness_DP, share_DU, labels = label_likeness(term_ids, vector_DW, profiles.label_ids, model)
     tissue_DP = tissue_likeness(tissue_ids, profiles.tissue_ids, model)
+    said = support(
+        given, term_ids, tissue_ids, profiles, labels, share_DU=share_DU, tissue_DP=tissue_DP
+    )
     anywhere = [d for d, term in enumerate(tissue_ids) if not term]
     tissue_DP[anywhere] = usual_tissues(likeness_DP[anywhere], profiles.tissue_ids, model)
     mean_V = profiles.mean_G[column_V]
     apart_DV = profiles.deviation(likeness_DP, tissue_DP, column_V, term_ids=term_ids)
     value_DV = np.maximum(mean_V + apart_DV, 0)
+    within_DV, n_within_D = tissue_means(tissue_ids, profiles, column_V, model)
+    warn_unlike(said)
     return ad.AnnData(
         value_DV,
-        obs=_obs(given, term_ids, tissue_ids, share_DU, labels),
+        obs=said.assign(n_labels_within=n_within_D),
         var=pd.DataFrame(
             {
                 "symbol": model.genes.symbol[column_V],
@@ -144,7 +164,7 @@ def predict_expression(
             },
             index=pd.Index(names, dtype=object),
         ),
-        layers={"deviation": value_DV - mean_V},
+        layers={"deviation": value_DV - mean_V, "within_tissue": value_DV - within_DV},
         uns={
             "scgp_expression": {"model": model.fingerprint, "n_groups": len(profiles.label_ids)},
         },
@@ -211,7 +231,7 @@ def _columns(
         raise ArgumentError(msg)
     match = vocabulary.match(names)
     if match.unmatched:
-        shown = "; ".join(_unknown(name, vocabulary) for name in match.unmatched[:_NAMED])
+        shown = "; ".join(told_unknown(x, vocabulary.symbol) for x in match.unmatched[:_NAMED])
         more = len(match.unmatched) - _NAMED
         msg = f"genes not in the vocabulary of the model: {shown}"
         raise GeneError(msg + (f"; and {more} more" if more > 0 else ""))
@@ -225,43 +245,3 @@ def _columns(
         )
         raise GeneError(msg)
     return names, column_V
-
-
-def _unknown(name: str, vocabulary: GeneVocabulary) -> str:
-    """Say which symbols are near a name that no gene has."""
-    symbols = [str(symbol) for symbol in vocabulary.symbol if symbol]
-    near = difflib.get_close_matches(name.strip().upper(), symbols, n=3, cutoff=0.75)
-    return f"{name!r}, did you mean {' or '.join(near)}?" if near else repr(name)
-
-
-def _obs(
-    texts: Sequence[str],
-    term_ids: Sequence[str],
-    tissue_ids: Sequence[str],
-    share_DU: np.ndarray,
-    labels: Sequence[str],
-) -> pd.DataFrame:
-    """Return what is said of each description, named by its text and tissue."""
-    cell_ontology, uberon = Ontology("CL"), Ontology("UBERON")
-    place = {term: u for u, term in enumerate(labels)}
-    itself = [place.get(term, -1) for term in term_ids]
-    nearest_D = np.where(np.array(itself) >= 0, itself, share_DU.argmax(axis=1))
-    tissues = [uberon.label(term) if term else "" for term in tissue_ids]
-    nearest = [labels[u] for u in nearest_D]
-    names = [f"{x} ({t})" if t else x for x, t in zip(texts, tissues, strict=True)]
-    repeats: Counter[str] = Counter()
-    for d, name in enumerate(names):  # a text given twice has two equal rows
-        repeats[name] += 1
-        names[d] = name if repeats[name] == 1 else f"{name} #{repeats[name]}"
-    return pd.DataFrame(
-        {
-            "text": texts,
-            "ontology_term_id": term_ids,
-            "tissue": tissues,
-            "tissue_ontology_term_id": tissue_ids,
-            "nearest_label": [cell_ontology.label(term) for term in nearest],
-            "nearest_ontology_term_id": nearest,
-            "nearest_likeness": share_DU[np.arange(len(texts)), nearest_D].astype(np.float32),
-        },
-        index=pd.Index(names, dtype=object),
-    )

@@ -147,12 +147,86 @@ def test_nothing_is_asked_of_the_network(predict, monkeypatch):
     assert predict(["B cell"], tissue="lung").n_obs == 1
 
 
+# ---- what stands behind it ----
+
+
+def test_profiles_of_the_very_label_and_tissue_are_counted(two_tissues):
+    groups = two_tissues.profiles
+    texts = ["B cell", "B cell", "B cell", "CL:0000824"]
+    tissue = ["blood", "spleen", "lung", "blood"]
+    obs = predict_expression(texts, tissue=tissue, genes="CD79A", index=two_tissues).obs
+    own = [groups.label_ids.count(term) for term in obs["ontology_term_id"]]
+    assert own == [2, 2, 2, 0]  # a group of each tissue, and none of the mature NK cell
+    assert obs["n_profiles"].tolist() == [1, 1, 0, 0]
+    assert obs["n_profiles"].dtype == np.int32
+    assert obs["nearest_tissue"].tolist()[:2] == ["blood", "spleen"]
+    assert obs["nearest_tissue_ontology_term_id"].iloc[0] == "UBERON:0000178"
+    assert obs["nearest_tissue"].iloc[2] in {"blood", "spleen"}
+    assert obs["nearest_tissue_likeness"].dtype == np.float32
+    np.testing.assert_allclose(obs["nearest_tissue_likeness"].iloc[[0, 1, 3]], 1, atol=1e-6)
+    assert obs["nearest_tissue_likeness"].iloc[2] < 0.9
+
+
+def test_without_a_tissue_all_profiles_of_the_label_count(two_tissues, predict):
+    obs = predict_expression("B cell", genes="CD79A", index=two_tissues).obs
+    assert obs["n_profiles"].tolist() == [2]
+    assert obs["nearest_tissue"].tolist() == [""]
+    assert obs["nearest_tissue_likeness"].isna().all()
+    obs = predict("B cell", tissue="blood", genes="CD79A").obs  # an index that knows no tissue
+    assert obs["n_profiles"].tolist() == [0]
+    assert obs["nearest_tissue_ontology_term_id"].tolist() == [""]
+    assert obs["nearest_tissue_likeness"].isna().all()
+
+
+def test_free_text_has_no_profile_of_its_own(two_tissues, minilm):
+    obs = predict_expression(
+        FREE_B, tissue="blood", genes="CD79A", index=two_tissues, encoder=minilm
+    ).obs
+    assert obs["n_profiles"].tolist() == [0]
+    assert obs["nearest_tissue"].tolist() == ["blood"]
+
+
+# ---- within the tissue ----
+
+
+def test_within_a_tissue_is_what_is_left_of_its_mean_prediction(two_tissues):
+    """The formula, by the verb itself."""
+    groups = two_tissues.profiles
+    there = sorted({x for x, t in zip(groups.label_ids, groups.tissue_ids, strict=True)
+                    if t == "UBERON:0002106"})  # fmt: skip
+    assert len(there) >= 5
+    genes = ["CD79A", "GNLY", "LST1"]
+    said = predict_expression(there, tissue="spleen", genes=genes, index=two_tissues)
+    assert said.layers["within_tissue"].dtype == np.float32
+    np.testing.assert_allclose(said.layers["within_tissue"], said.X - said.X.mean(0), atol=1e-5)
+    assert said.obs["n_labels_within"].tolist() == [len(there)] * len(there)
+    one = predict_expression(there[1], tissue="spleen", genes=genes[::-1], index=two_tissues)
+    np.testing.assert_allclose(
+        one.layers["within_tissue"][0], said.layers["within_tissue"][1, ::-1], atol=1e-6
+    )
+
+
+def test_within_a_tissue_of_few_labels_all_are_asked(two_tissues):
+    """Nothing is known of the lung, so the mean is over all labels there."""
+    everywhere = sorted(set(two_tissues.profiles.label_ids))
+    said = predict_expression(everywhere, tissue="lung", genes=["CD79A", "GNLY"], index=two_tissues)
+    np.testing.assert_allclose(said.layers["within_tissue"], said.X - said.X.mean(0), atol=1e-5)
+    assert said.obs["n_labels_within"].tolist() == [len(everywhere)] * len(everywhere)
+
+
+def test_nothing_is_within_no_tissue(predict):
+    said = predict(["B cell", "NK cell"], genes=["CD79A", "GNLY"])
+    assert np.isnan(said.layers["within_tissue"]).all()
+    assert said.obs["n_labels_within"].tolist() == [0, 0]
+
+
 # ---- free text ----
 
 
 def test_free_text_is_near_what_it_means(predict, minilm):
-    said = predict([FREE_B, "cytotoxic lymphocyte that kills tumour cells"], encoder=minilm,
-                   genes=["CD79A", "GNLY"])  # fmt: skip
+    with pytest.warns(ScgpWarning, match="like no known label"):  # the second, .18
+        said = predict([FREE_B, "cytotoxic lymphocyte that kills tumour cells"], encoder=minilm,
+                       genes=["CD79A", "GNLY"])  # fmt: skip
     assert said.obs["ontology_term_id"].tolist() == ["", ""]
     assert said.obs["nearest_ontology_term_id"].iloc[0] == B_CELL
     assert said.X[0, 0] > said.X[1, 0]
@@ -160,8 +234,31 @@ def test_free_text_is_near_what_it_means(predict, minilm):
     assert (said.obs["nearest_likeness"] <= 0.5).all()
 
 
+def test_free_text_that_is_like_no_known_label_is_warned_about(minilm):
+    odd = ["zorgon cell", "mouse hepatocyte"]
+    texts = [odd[0], FREE_B, odd[1], "pericytes around capillaries", "hepatocyte"]
+    with pytest.warns(ScgpWarning, match="like no known label") as caught:
+        said = predict_expression(texts, genes="ALB", encoder=minilm)
+    (warning,) = caught
+    assert warning.filename == __file__
+    message = str(warning.message)
+    assert "'zorgon cell' (nearest 'cerebellar inhibitory GABAergic interneuron', 0.15)" in message
+    assert "'mouse hepatocyte' (nearest 'hepatocyte', 0.20)" in message
+    likeness = said.obs.set_index("text")["nearest_likeness"]
+    assert (likeness[odd] < 0.25).all()
+    assert (likeness.drop(odd) >= 0.25).all()
+    for text in likeness.index.drop(odd):
+        assert f"{text!r} (nearest" not in message
+
+
+def test_no_more_than_five_such_texts_are_named(predict, minilm):
+    with pytest.warns(ScgpWarning, match="'zorg 4'.*; and 2 more") as caught:
+        predict([f"zorg {i}" for i in range(7)], genes="CD79A", encoder=minilm)
+    assert "zorg 5" not in str(caught[0].message)
+
+
 def test_free_text_without_the_extra_says_what_to_install(predict, no_extra):
-    with pytest.raises(ArgumentError, match=r"B cells of the blood.*scgp\[text\]"):
+    with pytest.raises(ArgumentError, match=r"B cells of the blood.*\.\[text\]"):
         predict(FREE_B)
 
 
@@ -203,11 +300,13 @@ def test_a_misspelt_tissue_names_the_nearest_known(two_tissues):
 
 
 def test_an_unknown_gene_names_the_nearest_symbols(predict):
-    with pytest.raises(GeneError, match=r"'VWFX', did you mean VWF"):
+    with pytest.raises(GeneError, match=r"'VWFX' \(near: VWF"):
         predict("B cell", genes=["CD79A", "VWFX"])
-    with pytest.raises(GeneError, match="'Cd79a', did you mean CD79"):
+    with pytest.raises(GeneError, match=r"'Cd79a' \(written like a mouse gene; near: CD79"):
         predict("B cell", genes="Cd79a")
-    with pytest.raises(GeneError, match=r"'!!!!'; .*and 2 more"):
+    with pytest.raises(GeneError, match=r"'H2-Aa' \(a mouse gene"):
+        predict("B cell", genes="H2-Aa")
+    with pytest.raises(GeneError, match=r"'!!!!' \(no name is near\); .*and 2 more"):
         predict("B cell", genes=[c * 4 for c in "!?%&$@~"])
 
 
@@ -271,3 +370,36 @@ def test_the_default_checkpoint_knows_what_organs_are_for():
     said = predict_expression(list(asked), tissue=tissues, genes=genes)
     assert (said.layers["deviation"].argmax(axis=0) == np.arange(len(asked))).all()
     assert Ontology("CL").label(said.obs["ontology_term_id"].iloc[1]) == "endothelial cell"
+
+
+def test_background_of_a_tissue_is_gone_within_it():
+    """Surfactant, albumin and insulin of other cells rank with T-cell genes by deviation alone."""
+    organs = {"lung": "SFTPC", "liver": "ALB", "pancreas": "INS"}
+    said = predict_expression(["T cell"] * 3, tissue=list(organs))
+    rank = {}
+    for layer in ("deviation", "within_tissue"):
+        frame = said.to_df(layer).set_axis(list(organs)).T
+        rank[layer] = frame.rank(ascending=False)
+    for organ, gene in organs.items():
+        before, after = (rank[layer][organ] for layer in ("deviation", "within_tissue"))
+        assert before[gene] < 120
+        assert after[gene] > 5 * after["CD3D"]
+        assert after[["CD3D", "TRAC"]].max() < 20
+        assert after[gene] > before[gene] + 40
+
+
+def test_what_an_organ_is_for_stays_within_it():
+    asked = {"hepatocyte": ("liver", "ALB"), "type B pancreatic cell": ("pancreas", "INS"),
+             "pulmonary alveolar type 2 cell": ("lung", "SFTPC")}  # fmt: skip
+    said = predict_expression(list(asked), tissue=[tissue for tissue, _ in asked.values()])
+    assert said.to_df("within_tissue").idxmax(axis=1).tolist() == [g for _, g in asked.values()]
+
+
+def test_a_pair_that_was_never_seen_is_told_from_one_that_was():
+    tissues = ["liver", "brain", "placenta", "tooth"]
+    obs = predict_expression(["hepatocyte"] * 4, tissue=tissues, genes="ALB").obs
+    np.testing.assert_allclose(obs["nearest_likeness"], 1)  # of the label alone
+    assert obs["n_profiles"].iloc[0] > 0
+    assert obs["n_profiles"].tolist()[1:] == [0, 0, 0]
+    assert obs["nearest_tissue_likeness"].iloc[0] == pytest.approx(1)
+    assert (obs["nearest_tissue_likeness"].iloc[1:] < 0.5).all()
