@@ -36,7 +36,13 @@ from scgp.reference.answer import answer
 from scgp.reference.candidates import Candidates
 from scgp.reference.decision import Decision
 from scgp.reference.index import ReferenceIndex
-from scgp.representation import calibrated, query_vectors, read_representation, refuse_unused
+from scgp.representation import (
+    calibrated,
+    check_dimensions,
+    query_vectors,
+    read_representation,
+    refuse_unused,
+)
 from scgp.scale.workers import active_client, label_on_workers
 from scgp.slots import check_index_name, check_target, write_slots
 from scgp.smoothing import read_clusters, smoothed
@@ -238,6 +244,8 @@ def annotate(
         check_coverage(coverage, reference)
         refuse_unused(model=model, encoder=encoder, layer=layer, use_raw=use_raw, device=device)
         matrix_BE = read_representation(adata, use_rep)
+        if isinstance(reference, ad.AnnData):
+            check_dimensions(adata, reference, use_rep)
         index = represented_index(reference, label_key, index, use_rep)
         index = asking_for(min_confidence, min_confidence_broader, index)
         given = given_facts(coverage, min_confidence, min_confidence_broader)

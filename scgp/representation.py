@@ -12,7 +12,9 @@ import dataclasses
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
+from pandas.api.types import is_numeric_dtype
 
 from scgp.cells.sampling import at_most
 from scgp.embed import CellVectors
@@ -63,6 +65,8 @@ def read_representation(adata: ad.AnnData, use_rep: str) -> np.ndarray:
         msg = f"use_rep is {use_rep!r}, and obsm has no such key; its keys: {there}"
         raise ArgumentError(msg)
     given = adata.obsm[use_rep]
+    if isinstance(given, pd.DataFrame) and all(map(is_numeric_dtype, given.dtypes)):
+        given = given.to_numpy(dtype=float, na_value=np.nan)  # of pandas' own types, too
     matrix_BE = given.toarray() if sp.issparse(given) else np.asarray(given)
     if matrix_BE.ndim != 2 or not matrix_BE.shape[1] or matrix_BE.dtype.kind not in "fiub":
         msg = (
@@ -81,6 +85,20 @@ def read_representation(adata: ad.AnnData, use_rep: str) -> np.ndarray:
         )
         raise ArgumentError(msg)
     return matrix_BE.astype(np.float64)
+
+
+def check_dimensions(query: ad.AnnData, reference: ad.AnnData, use_rep: str) -> None:
+    """Refuse tables whose columns have other names: values are compared column by column."""
+    tables = [adata.obsm.get(use_rep) for adata in (query, reference)]
+    if not all(isinstance(table, pd.DataFrame) for table in tables):
+        return
+    asked, known = (list(map(str, table.columns)) for table in tables)
+    if asked != known:
+        msg = (
+            f"obsm[{use_rep!r}] has the columns {', '.join(asked[:5])} ..., and that of the "
+            f"reference {', '.join(known[:5])} ...: bring both into one order, with one name each"
+        )
+        raise ArgumentError(msg)
 
 
 def centre_of(matrix_NE: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 import scgp
 from scgp.device import resolve_device
-from scgp.errors import ArgumentError, DeviceError, MissingColumnError
+from scgp.errors import ArgumentError, DeviceError, MissingColumnError, ScgpWarning
 from scgp.number import whole_number
 from scgp.own import model_index
 
@@ -135,3 +135,26 @@ def test_a_score_depends_on_no_other_cell(blood):
     one = scgp.score_text(blood, texts[1], progress=False, copy=True).obsm["scgp_text"]
     np.testing.assert_array_equal(few, every[5:8])
     np.testing.assert_allclose(one[:, 0], every[:, 1], rtol=0, atol=1e-5)
+
+
+def test_a_representation_that_is_a_table(blood):
+    """Its columns are in one order in query and reference, of whatever type they are."""
+    rows_NE = np.random.default_rng(0).random((blood.n_obs, 3))  # synthetic
+    table = pd.DataFrame(rows_NE, blood.obs_names, list("abc"))
+    blood.obsm["R"] = table
+    atlas = blood.copy()
+    options = {"reference": atlas, "label_key": "cell_type", "use_rep": "R", "progress": False}
+    with pytest.warns(ScgpWarning):
+        plain = scgp.annotate(blood, **options, copy=True)
+    blood.obsm["R"] = table.astype("Float64")
+    with pytest.warns(ScgpWarning):
+        nullable = scgp.annotate(blood, **options, copy=True)
+    pd.testing.assert_frame_equal(plain.obs, nullable.obs)
+    blood.obsm["R"] = table[list("cba")]
+    with pytest.raises(ArgumentError, match=r"columns c, b, a .*reference a, b, c"):
+        scgp.annotate(blood, **options)
+    table = table.astype("Float64")
+    table.iloc[2, 1] = pd.NA
+    blood.obsm["R"] = table
+    with pytest.raises(ArgumentError, match="NaN, infinite"):
+        scgp.annotate(blood, **options)
