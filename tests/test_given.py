@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 import scgp
 from scgp.device import resolve_device
-from scgp.errors import ArgumentError, DeviceError, MissingColumnError, ScgpWarning
+from scgp.errors import ArgumentError, CountsError, DeviceError, MissingColumnError, ScgpWarning
 from scgp.number import whole_number
 from scgp.own import model_index
 
@@ -158,3 +158,10 @@ def test_a_representation_that_is_a_table(blood):
     blood.obsm["R"] = table
     with pytest.raises(ArgumentError, match="NaN, infinite"):
         scgp.annotate(blood, **options)
+
+
+def test_masked_values_are_not_read_as_counts(blood):
+    dense = blood.X.toarray()
+    masked = ad.AnnData(np.ma.masked_array(dense, dense > dense.mean()), blood.obs, blood.var)
+    with pytest.raises(CountsError, match="masked"):
+        scgp.annotate(masked, progress=False)

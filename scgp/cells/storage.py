@@ -39,6 +39,9 @@ def row_readable(matrix: Any, where: str) -> Any:
     if not all(hasattr(matrix, name) for name in ("shape", "dtype", "__getitem__")):
         message = f"{where} is a {_type_name(matrix)}; expected a sparse matrix or an array"
         raise CountsError(message)
+    if isinstance(matrix, np.ma.MaskedArray) and np.ma.is_masked(matrix):
+        message = f"{where} is a masked array, and what is masked has no count; fill it in, or 0"
+        raise CountsError(message)
     return np.asarray(matrix) if isinstance(matrix, np.ndarray) else matrix
 
 
