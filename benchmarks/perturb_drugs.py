@@ -13,6 +13,7 @@ import argparse
 import json
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,11 @@ def in_place(
     """Return sets of expression-matched genes, with the factors of those that they stand for."""
     import scgp
 
-    null = scgp.perturb(
-        cells, factors, genes=[], n_null=n_draws, max_cells=2, model=model, progress=False
-    ).null
+    with warnings.catch_warnings():  # genes are wanted, no p
+        warnings.filterwarnings("ignore", "no p for groups", scgp.ScgpWarning)
+        null = scgp.perturb(
+            cells, factors, genes=[], n_null=n_draws, max_cells=2, model=model, progress=False
+        ).null
     return [
         {gene: factors[like] for gene, like in own[["gene", "like"]].values}
         for _, own in null.groupby("set")

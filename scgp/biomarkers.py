@@ -151,12 +151,13 @@ def biomarkers(
         CP10k (0.1 added to both). Of each unit, then the mean over units.
     ``wilcoxon_score``, ``wilcoxon_rank``, ``wilcoxon_q`` : float, int, float
         Stouffer's sum of the z scores of the units, each weighted by the root of the phenotype's
-        cells; its rank; and q of the two-sided p.
+        cells; its rank; and q of the two-sided p. Cells are its replicates, while units are those
+        of ``p`` and ``q``: 1e-50 beside .4 is no contradiction, and says nothing of further units.
     ``wilcoxon_n_units``, ``wilcoxon_n_units_top``, ``wilcoxon_smallest_score`` : int, int, float
         Units with a test; with the gene among the first `n_genes`; the smallest z score.
     ``found_by`` : str
         Whose first `n_genes`, with a positive sign, have it: "both", "removal" or "wilcoxon"; with
-        `all_genes` also "neither".
+        `all_genes` also "neither". By rank alone, whatever ``q`` and ``wilcoxon_q`` are.
     ``exact_effect``, ``exact_difference``, ``n_exact`` : float, float, int
         What true removal costs cells with a count of the gene: log odds (compare with
         ``effect_expressing``) and fused probability, mean over units; and the number of cells.

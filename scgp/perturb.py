@@ -29,9 +29,15 @@ from scgp.in_context.reading import check_context
 from scgp.own import model_index
 from scgp.progress import progress_bar
 from scgp.slots import check_adata
+from scgp.what_if.asked import labels_of_groups
 from scgp.what_if.matched_genes import levels
 from scgp.what_if.perturbation import Perturbation
-from scgp.what_if.perturbation_tables import group_table, posterior_table
+from scgp.what_if.perturbation_tables import (
+    FEWEST_CHANGED,
+    group_table,
+    posterior_table,
+    type_changes,
+)
 from scgp.what_if.perturbed_sets import (
     Work,
     all_cells,
@@ -52,6 +58,10 @@ if TYPE_CHECKING:
 
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
+    from scgp.what_if.matched_genes import Levels
+
+#: Genes are read by default that this share of the cells of some group has a count of.
+DETECTED = 0.05
 
 
 def perturb(
@@ -82,11 +92,13 @@ def perturb(
         it down, above 1 over-expresses it. Several are perturbed together. A cell without a count
         of any of them stays as it is, whatever the factor.
     groupby
-        Column of ``obs`` over whose groups shifts are averaged; None: over all cells. Cells without
-        a value are in no group.
+        Column of ``obs`` over whose groups shifts are averaged; None: over all cells, which matches
+        the null to no type. Cells without a value are in no group. Values that name cell types also
+        get the change of their own type.
     genes
-        Genes whose predicted expression is read; None: all that a cell has a count of, but for the
-        perturbed ones. An empty list leaves expression out, and needs no model with a context.
+        Genes whose predicted expression is read, however rare; None: all of which 5 % of the cells
+        of some group with a changed cell have a count, but for the perturbed ones. An empty list
+        leaves expression out, and needs no model with a context.
     n_null
         Expression-matched genes, or sets of genes, perturbed by the same factors as a null; 0
         leaves it out.
@@ -132,7 +144,9 @@ def perturb(
     Warns
     -----
     ScgpWarning
-        Cells without a count; cells without a group; fewer genes for the null than asked.
+        Cells without a count; cells without a group; fewer genes for the null than asked; groups
+        with fewer than 10 changed cells, which get no ``p``; how names of groups were read as cell
+        types.
 
     Notes
     -----
@@ -142,11 +156,16 @@ def perturb(
     what is left takes the share of what is gone. The expression of each other gene is then
     predicted from the rest of the cell (the negative binomial mean of
     :class:`scgp.model.context.GeneContext`), before and after; no gene's own value has a part in
-    its prediction, so that a perturbed gene itself has no shift.
+    its prediction, so that a perturbed gene itself has no shift. The level of a prediction is
+    relative: half of the genes that the network was trained to predict were among those that the
+    cell has, so that the sparser a gene, the more too high it is. Compare a gene with itself.
 
-    Any gene of that level shifts a cell when it goes. So the same is done with other genes of about
-    the same mean and detection in the group, and ``p`` is the rank of the shift among theirs: with
-    `n_null` draws never below 1 / (n_null + 1), and not corrected for the number of genes.
+    Any gene of that level shifts a cell when it goes, by dilution alone: what is left rises. So the
+    same is done with other genes of about the same mean and detection in the group, and ``p`` is
+    the rank of the shift among theirs: with `n_null` draws never below 1 / (n_null + 1), and not
+    corrected for the number of genes. The p of different genes share their draws: one gene that
+    shifts its cells more than the others do brings half of the transcriptome to the smallest p. Do
+    not count genes by it; rank them by ``z``.
 
     A shift is what *co-varies* in the cells that the model was trained with. It has no direction of
     cause: what the gene acts on and what acts on it look alike, and deleting a gene is not what a
@@ -184,9 +203,10 @@ def perturb(
     perturbed = perturbed_table(found, model.genes, gene_K, factor_K)
     _warn_empty(found.total_B)
     if gene_Q is None:
-        seen_G = np.any(found.detected_PG > 0, axis=0)
-        gene_Q = np.setdiff1d(np.flatnonzero(seen_G), gene_K)
-    work = Work(cells, index, groups, group_B, found, gene_K, factor_K, gene_Q, batch_size)
+        gene_Q = _often(found, len(groups), gene_K)
+    nothing_PT = np.zeros((1, len(index.labels)), bool)
+    type_PT = nothing_PT if groupby is None else labels_of_groups(groups, index)
+    work = Work(cells, index, groups, group_B, found, gene_K, factor_K, gene_Q, type_PT, batch_size)
     facts: dict[str, object] = {
         "model": model.fingerprint, "index": repr(index), "counts": counts.where,
         "groupby": groupby, "n_null": n_null, "max_cells": max_cells, "seed": seed,
@@ -220,11 +240,15 @@ def _asked(
             drawn = [one_set(work, *one, advance=advance) for one in sets]
     table.insert(0, "group", np.array([*work.groups, None], object)[work.group_B])
     null = [one for one in drawn if one.is_null]
+    moved_P = type_changes(mean_2PT, work.type_PT)
+    groups = group_table(table, work.groups, null, moved_P)
+    if null:
+        _warn_few(groups)
     return Perturbation(
         perturbed=perturbed,
         cells=table,
         shift=shift_BE,
-        groups=group_table(table, work.groups, null),
+        groups=groups,
         posterior=posterior_table(mean_2PT[0], mean_2PT[1], work.groups, _labels(work.index)),
         expression=expression_table(work, drawn, table),
         null=null_table(work, null),
@@ -254,6 +278,17 @@ def _read(
     return gene_Q
 
 
+def _often(found: Levels, n_groups: int, gene_K: np.ndarray) -> np.ndarray:
+    """Return the genes, but for perturbed ones, that some group of changed cells has often enough.
+
+    Of a gene that hardly any cell has, the prediction hardly knows more than the depth of the cell.
+    """
+    detected_PG = found.detected_PG[:n_groups]
+    asked_P = np.any(detected_PG[:, gene_K] > 0, axis=1)
+    often_G = np.any(detected_PG[asked_P] > DETECTED - 1e-9, axis=0)
+    return np.setdiff1d(np.flatnonzero(often_G), gene_K)
+
+
 def _groups(adata: ad.AnnData, groupby: str | None) -> tuple[np.ndarray, list[str]]:
     """Return the group of each cell, and their names; the number of groups for cells without."""
     if groupby is None:
@@ -274,6 +309,14 @@ def _warn_empty(total_B: np.ndarray) -> None:
             f"{n_empty} of {len(total_B)} cells have no count in the genes of the model: nothing "
             "is told of them"
         )
+
+
+def _warn_few(groups: pd.DataFrame) -> None:
+    n_changed = groups["n_changed"]
+    few = groups[(n_changed > 0) & (n_changed < FEWEST_CHANGED)]
+    if len(few):
+        told = ", ".join(f"{group!r} {n}" for group, n in few[["group", "n_changed"]].values)
+        warn_user(f"no p for groups with fewer than {FEWEST_CHANGED} changed cells: {told}")
 
 
 def _check(**given: int) -> None:

@@ -125,6 +125,26 @@ def _counted(name: str, term: str, index: ReferenceIndex) -> tuple[str, np.ndarr
     return name, np.zeros(len(index.labels), bool)
 
 
+def labels_of_groups(groups: Sequence[str], index: ReferenceIndex) -> np.ndarray:
+    """Return which labels are of each group's term or below it (groups x labels of the index).
+
+    Of a group that names no term those of that very name; none where there are none.
+
+    Warns
+    -----
+    ScgpWarning
+        How names were read.
+    """
+    ontology, id_T = Ontology("CL"), np.array(index.label_ids, object)
+    name_T = np.array(index.labels, object)
+    return np.array(
+        [
+            np.isin(id_T, sorted(ontology.descendants(term))) if term else name_T == group
+            for group, term in zip(groups, ontology.resolve(groups), strict=True)
+        ]
+    )
+
+
 def _near(name: str, term: str, index: ReferenceIndex) -> str:
     """Say which labels of the index are near to a name."""
     ontology = Ontology("CL")

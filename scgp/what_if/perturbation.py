@@ -39,25 +39,37 @@ class Perturbation:
     shift
         Unit vector after minus before, cells x width of the embedding, float32.
     groups
-        One row a group (one in all, "all", without `groupby`): ``n_cells``, ``n_changed``; means
-        over changed cells of ``cosine_distance`` and ``probability_change``; ``null_distance`` and
-        ``null_change``, the means of the same over the null; ``p_distance`` (one-sided: as far as
-        this or farther) and ``p_change`` (two-sided).
+        One row a group (one in all, "all", without `groupby`): ``n_cells``, ``n_changed``; and of
+        the changed cells the means of ``cosine_distance``, of ``probability_change``, which is that
+        of *each cell's own answer*, ``explained`` (where a cell is called "memory B cell", that
+        this rises while "B cell" falls is a rise), and of ``group_type_change``, that of *the
+        group's type*: the posterior summed over the term that the group is named by and everything
+        below it. The latter is NaN for a group whose name is neither a term nor a label of the
+        index, or has no label below it. ``null_distance``, ``null_change`` and
+        ``null_type_change`` are the means of the same over the null; ``p_distance`` (one-sided: as
+        far as this or farther), ``p_change`` and ``p_type_change`` (two-sided), NaN in a group with
+        fewer than 10 changed cells.
     posterior
         ``group``, ``label``, ``ontology_id``, mean probability ``before`` and ``after`` over all
         cells of the group, and their ``change``, in falling order within a group.
     expression
         ``group``, ``gene``, ``ensembl_id``; ``n_read``, the changed cells in which genes were read;
-        ``before`` and ``after``, mean predicted log CP10k (natural logarithm) in them; ``shift``,
-        after minus before; ``shift_all``, the same over all cells of the group, of which those that
-        are not changed have 0; ``null_mean``, ``null_sd``, ``null_low`` and ``null_high`` (2.5 and
-        97.5 %) of the shifts of the null; ``z``, the shift in standard deviations from the mean of
-        the null; ``p``, two-sided and empirical; ``n_null``. By falling absolute ``shift`` within a
-        group. NaN where nothing was read, and in the columns of the null where there is none.
+        ``before`` and ``after``, mean predicted log CP10k (natural logarithm) in them, of relative
+        meaning only: a gene in one state of the cells against itself in another, not one gene
+        against another nor against measured CP10k, than which they are the higher the sparser the
+        gene; ``shift``, after minus before, the dilution by normalising anew included;
+        ``shift_all``, the same over all cells of the group, of which those that are not changed
+        have 0; ``null_mean``, ``null_sd``, ``null_low`` and ``null_high`` (2.5 and 97.5 %) of the
+        shifts of the null; ``z``, the shift less the mean of the null, in its standard deviations;
+        ``p``, two-sided and empirical, NaN in a group with fewer than 10 changed cells; ``n_null``.
+        All genes share the draws of the null, so that p counts no genes: rank by z. By falling
+        absolute ``z`` within a group (``shift``, where there is no null). NaN where nothing was
+        read, and in the columns of the null where there is none.
     null
         The expression-matched genes: ``group``, ``set`` (one for each draw), ``gene``,
         ``ensembl_id``, ``like`` (the perturbed gene it stands for), ``mean`` CP10k, ``detected``,
-        ``n_read``, and ``cosine_distance`` and ``probability_change`` of its set.
+        ``n_read``, and ``cosine_distance``, ``probability_change`` and ``group_type_change`` of its
+        set.
     facts
         Model, index, counts, genes and settings that were used.
     """

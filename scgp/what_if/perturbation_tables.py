@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 #: Shifts of log CP10k nearer to zero are rounding: the network computes in float32.
 ROUNDING = 1e-5
+#: A group of fewer changed cells gets no p: a mean of so few is no answer of the group.
+FEWEST_CHANGED = 10
+#: Columns of groups, each with the mean of its null and its p.
+_MEASURES = (
+    ("cosine_distance", "null_distance", "p_distance"),
+    ("probability_change", "null_change", "p_change"),
+    ("group_type_change", "null_type_change", "p_type_change"),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +44,8 @@ class Drawn:
         Mean cosine distance, and mean change of the explained probability.
     before_Q, after_Q
         Mean predicted log CP10k.
+    type_change
+        Mean change of the probability of the group's own type; NaN for a group without one.
     """
 
     group: int
@@ -46,6 +56,7 @@ class Drawn:
     change: float
     before_Q: np.ndarray
     after_Q: np.ndarray
+    type_change: float = np.nan
 
     @property
     def shift_Q(self) -> np.ndarray:
@@ -85,31 +96,37 @@ def cell_rows(change: Change, labels: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def group_table(cells: pd.DataFrame, groups: Sequence[str], drawn: Sequence[Drawn]) -> pd.DataFrame:
-    """Return ``Perturbation.groups``."""
+def type_changes(mean_2PT: np.ndarray, type_PT: np.ndarray) -> np.ndarray:
+    """Return the mean change of the posterior of each group's own type over all its cells.
+
+    NaN for a group without a label of its type (a row of `type_PT` without any).
+    """
+    moved_P = ((mean_2PT[1] - mean_2PT[0]) * type_PT).sum(axis=1)
+    return np.where(type_PT.any(axis=1), moved_P, np.nan)
+
+
+def group_table(
+    cells: pd.DataFrame, groups: Sequence[str], drawn: Sequence[Drawn], moved_P: np.ndarray
+) -> pd.DataFrame:
+    """Return ``Perturbation.groups``; `moved_P` is what `type_changes` found."""
     rows = []
     for p, group in enumerate(groups):
         own = cells[(cells["group"] == group) & cells["label"].notna()]
         changed = own[own["changed"]]
-        cosine = float(changed["cosine_distance"].mean())
-        change = float((changed["probability_after"] - changed["probability"]).mean())
-        of = [one for one in drawn if one.group == p]
-        null_2N = np.array([[one.cosine, one.change] for one in of]).reshape(-1, 2).T
-        null_2N = null_2N[:, np.isfinite(null_2N).all(axis=0)]
-        there = null_2N.shape[1] > 0
-        rows.append(
-            {
-                "group": group,
-                "n_cells": len(own),
-                "n_changed": len(changed),
-                "cosine_distance": cosine,
-                "null_distance": null_2N[0].mean() if there else np.nan,
-                "p_distance": _p(cosine, null_2N[0]),
-                "probability_change": change,
-                "null_change": null_2N[1].mean() if there else np.nan,
-                "p_change": _p(abs(change), np.abs(null_2N[1])),
-            }
+        n = len(changed)
+        found = (
+            float(changed["cosine_distance"].mean()),
+            float((changed["probability_after"] - changed["probability"]).mean()),
+            float(moved_P[p] * len(own) / n) if n else np.nan,  # cells that are as they were: 0
         )
+        null = [(x.cosine, x.change, x.type_change) for x in drawn if x.group == p]
+        row: dict[str, object] = {"group": group, "n_cells": len(own), "n_changed": n}
+        for i, (name, mean_name, p_name) in enumerate(_MEASURES):
+            null_N = np.array([x[i] for x in null], dtype=float)
+            null_N = null_N[np.isfinite(null_N)]
+            row[name], row[mean_name] = found[i], null_N.mean() if len(null_N) else np.nan
+            row[p_name] = _p(found[i], null_N) if n >= FEWEST_CHANGED else np.nan
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -117,7 +134,7 @@ def _p(found: float, null_N: np.ndarray) -> float:
     """Return the share of the null that is as large, the finding itself counted to it."""
     if not len(null_N) or np.isnan(found):
         return float("nan")
-    return float((1 + (null_N >= found).sum()) / (1 + len(null_N)))
+    return float((1 + (np.abs(null_N) >= abs(found)).sum()) / (1 + len(null_N)))
 
 
 def posterior_table(
@@ -138,7 +155,8 @@ def expression_rows(
 ) -> pd.DataFrame:
     """Return the rows of ``Perturbation.expression`` of one group, by gene of the model.
 
-    A gene has no shift in a draw that removes it, which then does not count for it.
+    A gene has no shift in a draw that removes it, which then does not count for it. By falling
+    absolute z, and those without by falling absolute shift behind them.
     """
     shift_Q = own.shift_Q if own.n_read else np.zeros(len(gene_Q))
     null_NQ = np.full((len(null), len(gene_Q)), np.nan)
@@ -157,7 +175,7 @@ def expression_rows(
             **told,
         }
     )
-    order = np.argsort(-np.abs(shift_Q), kind="stable")
+    order = np.lexsort((-np.abs(shift_Q), -np.abs(np.nan_to_num(told["z"]))))
     return table.iloc[order]
 
 

@@ -16,7 +16,13 @@ import pandas as pd
 
 from scgp.errors import CountsError, GeneError, warn_user
 from scgp.what_if.matched_genes import Levels, expressing, matched
-from scgp.what_if.perturbation_tables import Drawn, cell_rows, expression_rows
+from scgp.what_if.perturbation_tables import (
+    FEWEST_CHANGED,
+    Drawn,
+    cell_rows,
+    expression_rows,
+    type_changes,
+)
 from scgp.what_if.perturbed_cells import change_of, mean_rates
 
 if TYPE_CHECKING:
@@ -29,7 +35,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Work:
-    """What every step needs. ``group_B`` is the number of groups for a cell without one."""
+    """What every step needs.
+
+    ``group_B`` is the number of groups for a cell without one; ``type_PT`` says which labels of the
+    index are a group's own type.
+    """
 
     cells: Cells
     index: ReferenceIndex
@@ -39,6 +49,7 @@ class Work:
     gene_K: np.ndarray
     factor_K: np.ndarray
     gene_Q: np.ndarray
+    type_PT: np.ndarray
     batch_size: int
 
     def factors(self, gene_K: np.ndarray) -> np.ndarray:
@@ -113,17 +124,19 @@ def one_set(
     if not len(rows):
         return Drawn(group, is_null, gene_K, 0, np.nan, np.nan, nothing_Q, nothing_Q)
     block_BV, factor_G = work.cells.counts.take(rows), work.factors(gene_K)
-    cosine = change = np.nan
+    cosine = change = type_change = np.nan
     if is_null:  # of the user's genes all cells are asked
         seen = change_of(work.cells, work.index, block_BV, factor_G)
         cosine = float(np.mean(seen.cosine_B[np.isfinite(seen.cosine_B)]))
         change = float(np.mean(seen.probability_after_B - seen.probability_B))
+        mean_21T = np.stack([seen.before_BT, seen.after_BT]).mean(axis=1, keepdims=True)
+        type_change = float(type_changes(mean_21T, work.type_PT[[group]])[0])
     if len(work.gene_Q):
         read = mean_rates(work.cells, block_BV, factor_G, work.gene_Q)
     else:
         read = (len(rows), nothing_Q, nothing_Q)
     advance(len(rows))
-    return Drawn(group, is_null, gene_K, read[0], cosine, change, read[1], read[2])
+    return Drawn(group, is_null, gene_K, read[0], cosine, change, read[1], read[2], type_change)
 
 
 def expression_table(work: Work, drawn: Sequence[Drawn], table: pd.DataFrame) -> pd.DataFrame:
@@ -138,6 +151,7 @@ def expression_table(work: Work, drawn: Sequence[Drawn], table: pd.DataFrame) ->
         rows = expression_rows(own, null, work.gene_Q, share)
         token = rows["gene"].to_numpy()
         rows = rows.assign(gene=genes.symbol[token])
+        rows["p"] = rows["p"] if n_changed >= FEWEST_CHANGED else np.nan
         rows.insert(0, "group", group)
         rows.insert(2, "ensembl_id", genes.ensembl[token])
         tables.append(rows)
@@ -156,9 +170,11 @@ def null_table(work: Work, null: Sequence[Drawn]) -> pd.DataFrame:
                     work.groups[one.group], number, genes.symbol[gene], genes.ensembl[gene],
                     genes.symbol[like], found.mean_PG[one.group, gene],
                     found.detected_PG[one.group, gene], one.n_read, one.cosine, one.change,
+                    one.type_change,
                 )
             )  # fmt: skip
-    return pd.DataFrame(rows, columns=[*columns, "cosine_distance", "probability_change"])
+    measures = ("cosine_distance", "probability_change", "group_type_change")
+    return pd.DataFrame(rows, columns=[*columns, *measures])
 
 
 def perturbed_table(

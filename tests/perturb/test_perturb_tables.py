@@ -1,0 +1,150 @@
+"""The tables of perturb(): the null, p, z, groups and their types, genes that are read."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import scgp
+from scgp.cells.counts import choose_counts
+from scgp.errors import ScgpWarning
+from scgp.perturb import perturb
+from scgp.what_if.matched_genes import levels, matched
+from scgp.what_if.perturbation_tables import Drawn, expression_rows
+
+sys.path.insert(0, str(Path(__file__).parent))
+from perturbed_cells import GENE, count_of
+
+
+def test_the_null_is_matched_in_mean_and_detection(model, all_blood):
+    counts = choose_counts(all_blood)
+    token_V = model.genes.match(all_blood.var_names).token_of_column
+    zero = np.zeros(700, np.int64)
+    level = levels(counts, token_V, model.config.n_genes, zero, 1, batch_size=300)
+    x = all_blood.X.toarray()
+    value = 1e4 * x / x[:, token_V >= 0].sum(axis=1, keepdims=True)
+    gene = int(model.genes.match([GENE]).token_of_column[0])
+    column = list(all_blood.var_names).index(GENE)
+    assert level.mean_PG[0, gene] == pytest.approx(value[:, column].mean(), rel=1e-5)
+    assert level.detected_PG[0, gene] == pytest.approx((x[:, column] > 0).mean())
+    left_out = np.zeros(model.config.n_genes, bool)
+    left_out[gene] = True
+    drawn = matched(level, 0, np.array([gene]), 10, left_out)[:, 0]
+    assert gene not in drawn
+    for table in (level.mean_PG[0], level.detected_PG[0]):
+        assert np.all(table[drawn] > table[gene] / 2)
+        assert np.all(table[drawn] < table[gene] * 2)
+
+
+def test_p_is_the_rank_among_the_null():
+    def one(shift, gene, *, is_null=True):
+        shift = np.array(shift)
+        return Drawn(0, is_null, np.array([gene]), 5, 0.1, 0.0, np.zeros(2), shift)
+
+    null = [one([0.1, -0.5], 7), one([-0.4, 0.5], 8), one([0.2, 9.0], 4)]
+    own = one([0.3, 0.6], 9, is_null=False)
+    table = expression_rows(own, null, np.array([3, 4]), 0.5).set_index("gene")
+    assert table.loc[3, "p"] == pytest.approx(2 / 4)
+    assert table.loc[4, "p"] == pytest.approx(1 / 3)  # a draw that removes gene 4 has no shift
+    assert table.loc[4, "n_null"] == 2
+    assert table.loc[3, "null_mean"] == pytest.approx(-0.1 / 3)
+    assert table.loc[3, "shift_all"] == pytest.approx(0.15)
+    assert table.loc[3, "z"] == pytest.approx((0.3 + 0.1 / 3) / np.std([0.1, -0.4, 0.2]))
+
+
+def drawn(shift, genes=(9,), *, is_null=False):
+    nothing = np.zeros(len(shift))
+    return Drawn(0, is_null, np.array(genes), 5, 0.1, 0.0, nothing, np.array(shift))
+
+
+def test_genes_stand_by_z_and_not_by_what_any_gene_would_do():
+    """Synthetic: gene 1 falls with any gene that goes, gene 2 with this one alone."""
+    null = [drawn([-0.9, 0.01, 0.2], (7,), is_null=True)]
+    null += [drawn([-1.1, -0.01, -0.2], (8,), is_null=True)]
+    table = expression_rows(drawn([-1.2, -0.1, 0.3]), null, np.array([1, 2, 3]), 1.0)
+    assert table["gene"].tolist() == [2, 1, 3]
+    assert table["z"].round(1).tolist() == [-10, -2, 1.5]
+    told = expression_rows(drawn([0.1, -0.3, 0.2]), [], np.array([1, 2, 3]), 1.0)
+    assert told["gene"].tolist() == [2, 3, 1], "by absolute shift without a null"
+
+
+def test_p_of_a_few_cells_is_not_told(ask, blood):
+    shown = blood.copy()
+    shown.obs["part"] = ["all of it"] * 120
+    cells = np.flatnonzero(count_of(shown, GENE) > 0)
+    shown.obs.iloc[cells[:9], shown.obs.columns.get_loc("part")] = "nine"
+    silent = np.flatnonzero(count_of(shown, GENE) == 0)
+    shown.obs.iloc[silent[:9], shown.obs.columns.get_loc("part")] = "none"
+    with pytest.warns(ScgpWarning) as warned:
+        few = ask(shown, {GENE: 0.0}, groupby="part", genes=["LYZ"])
+    words = [str(w.message) for w in warned if "fewer than 10" in str(w.message)]
+    assert len(words) == 1
+    assert "'nine' 9" in words[0]
+    assert "all of it" not in words[0]
+    groups = few.groups.set_index("group")
+    columns = ["p_distance", "p_change"]
+    assert groups.loc["nine", columns].isna().all()
+    assert groups.loc["all of it", columns].notna().all()
+    genes = few.expression.set_index("group")
+    assert np.isnan(genes.loc["nine", "p"])
+    assert np.isfinite(genes.loc["nine", "z"]), "what was found stays"
+    assert genes.loc["all of it", "p"] > 0
+
+
+def test_genes_that_hardly_any_cell_has_are_read_only_if_named(found, ask, tiny, blood):
+    halves = [
+        np.asarray((blood[x].X > 0).mean(axis=0)).ravel() for x in (slice(60), slice(60, 120))
+    ]
+    share_V = np.maximum(*halves)
+    token_V = tiny.genes.match(blood.var_names).token_of_column
+    known = (token_V >= 0) & (blood.var_names != GENE)
+    often = set(tiny.genes.symbol[token_V[known & (share_V >= 0.05)]])
+    rare = set(tiny.genes.symbol[token_V[known & (share_V > 0) & (share_V < 0.05)]])
+    assert len(often) > 600
+    assert len(rare) > 20
+    for _, own in found.expression.groupby("group"):
+        assert set(own["gene"]) == often
+    named = sorted(rare)[:3]
+    assert set(ask(blood, {GENE: 0.0}, genes=named).expression["gene"]) == set(named)
+
+
+def test_the_change_of_a_type_is_that_of_all_labels_below_it(tiny, all_blood):
+    atlas = all_blood[120:].copy()
+    kinds = np.array(["memory B cell", "naive B cell", "natural killer cell"], object)
+    atlas.obs["kind"] = kinds[np.arange(atlas.n_obs) % 3]
+    index = scgp.build_index(atlas, label_key="kind", model=tiny, progress=False)
+    shown = all_blood[:120].copy()
+    shown.obs["type"] = ["B cell"] * 70 + ["cluster 5"] * 50
+    told = perturb(
+        shown, {GENE: 0.0}, groupby="type", genes=[], n_null=4, model=tiny, index=index,
+        max_cells=200, progress=False,
+    )  # fmt: skip
+    rows = told.groups.set_index("group")
+    table = told.posterior[told.posterior["group"] == "B cell"]
+    below = table["label"].isin(["memory B cell", "naive B cell"])
+    expected = table.loc[below, "change"].sum() * 70 / rows.loc["B cell", "n_changed"]
+    assert abs(expected) > 1e-6
+    assert rows.loc["B cell", "group_type_change"] == pytest.approx(expected)
+    null = told.null.loc[told.null["group"] == "B cell", "group_type_change"]
+    assert rows.loc["B cell", "null_type_change"] == pytest.approx(null.mean())
+    larger = (null.abs() >= abs(expected)).sum()
+    assert rows.loc["B cell", "p_type_change"] == pytest.approx((1 + larger) / 5)
+    columns = ["group_type_change", "null_type_change", "p_type_change"]
+    assert rows.loc["cluster 5", columns].isna().all(), "no term"
+    assert rows.loc["cluster 5", ["p_distance", "p_change"]].notna().all()
+
+
+def test_groups_and_posteriors_are_means_of_cells(found, blood):
+    for _, row in found.groups.iterrows():
+        own = found.cells[(found.cells["group"] == row["group"]) & found.cells["changed"]]
+        assert row["n_changed"] == len(own)
+        assert row["cosine_distance"] == pytest.approx(own["cosine_distance"].mean())
+        null = found.null[found.null["group"] == row["group"]]["cosine_distance"]
+        assert len(null) == 4
+        assert row["p_distance"] == pytest.approx((1 + (null >= row["cosine_distance"]).sum()) / 5)
+        table = found.posterior[found.posterior["group"] == row["group"]]
+        assert table["before"].sum() == pytest.approx(1)
+        assert table["after"].sum() == pytest.approx(1)
+        assert table["change"].is_monotonic_decreasing
+    assert found.perturbed["n_cells"].tolist() == [int((count_of(blood, GENE) > 0).sum())]
