@@ -105,7 +105,8 @@ def perturb(
     max_cells
         Changed cells of each group, drawn at random, in which genes are read, and as many for
         each draw of the null. The time is that of ``2 x (1 + n_null) x max_cells x`` genes for
-        each group.
+        each group: with the defaults, on one core, about 20 s a group for 700 genes, and two
+        minutes for 3,500.
     model
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
     index
