@@ -12,6 +12,8 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
@@ -19,8 +21,8 @@ from scgp.cells.named import named_genes
 from scgp.device import resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, GeneError, warn_user
-from scgp.groups import group_codes
-from scgp.in_context.contexts import LEAST_GENES, Contexts
+from scgp.groups import column_text, group_codes
+from scgp.in_context.contexts import LEAST_GENES, Contexts, of_one_context
 from scgp.in_context.reading import check_context
 from scgp.slots import check_adata
 
@@ -29,9 +31,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import anndata as ad
-    import pandas as pd
 
     from scgp.model.checkpoint import Model
+
+#: Names of columns, in lower case, that by their names have donors.
+DONOR_COLUMNS = frozenset(
+    {"donor", "donor_id", "sample", "sample_id", "patient", "patient_id", "individual"}
+)
 
 
 def polyfunctionality(
@@ -59,12 +65,16 @@ def polyfunctionality(
     genes
         HGNC symbols or Ensembl ids; None: all genes with `min_cells` cells in two contexts.
     groupby
-        Column of ``obs`` with the contexts (cell types, tissues, conditions); cells without a value
-        are left out.
+        Column of ``obs`` with the contexts; cells without a value are left out. Cell types are
+        what this is for. Tissues and conditions differ in their cell types too, and any gene then
+        seems to change: name strata of donor and cell type in `donor_key`, as in the notes.
     donor_key
         Column of ``obs`` with the donors (or studies): contexts are compared within donors, and
-        dealt anew within donors for the permutation test. None takes all cells as of one donor: p
-        then speaks of these cells, not of new donors.
+        dealt anew within donors for the permutation test. p says that the cells of *some* donor
+        differ between contexts, and never that new donors would: one donor of many is enough for a
+        small p. What speaks of donors is ``replication``. None takes all cells as of one donor:
+        what differs between donors then counts as a difference between contexts, as far as donors
+        have these in unequal shares.
     min_cells
         A context counts for a gene if it has this many cells that express it.
     n_permutations
@@ -94,8 +104,9 @@ def polyfunctionality(
     ``value`` : float
         Mean log1p(CP10k) of the gene in these cells.
     ``effect`` : float
-        Of the interaction: the gene's embedding less what expression-matched genes show in the same
-        cells.
+        Of the interaction: the gene's embedding less what its matched genes show, read in the same
+        cells. These are genes of a like mean level over all cells of the call; in the cells that
+        express the gene, most of them may be absent.
     ``p``, ``q`` : float
         Permutation p of the effect, and Benjamini-Hochberg's q over the genes of the table; NaN
         where contexts and donors are confounded.
@@ -103,13 +114,16 @@ def polyfunctionality(
         Median effect of the matched genes, in the same cells.
     ``excess`` : float
         ``effect`` less ``effect_matched``: what is the gene's own. Every gene has an interaction;
-        the sign and size of this is the measure of polyfunctionality.
+        the sign and size of this is the measure of polyfunctionality. The largest of all genes are
+        no stable list: of the first twenty, few come again in other cells of the same
+        donor.
     ``rank_matched`` : float
         Share of the matched genes whose effect is as large: a small one says that the gene stands
         out. No p of a test.
     ``replication`` : float
         Cosine between the context means of two halves of the donors, mean over up to ten ways to
-        halve them; NaN with fewer than two donors that share contexts.
+        halve them; NaN with fewer than two donors that share contexts. Below 0 donors contradict
+        each other.
     ``effect_adjusted`` : float
         Effect after the gene's own value and its square, and the cell's counts and detected genes
         (logarithms) were regressed out.
@@ -120,7 +134,9 @@ def polyfunctionality(
         co-expression with the principal components of the panel, and an untrained network (NaN
         without `controls`), treated as ``effect`` is.
     ``context`` : str
-        Context whose mean is farthest from the others.
+        Context that is farthest from the unweighted mean of all, donors and contexts fitted
+        together by least squares; of contexts with few cells, noise is a part of that. Empty where
+        there are two contexts, which are as far, or where no chain of donors joins all of them.
 
     Raises
     ------
@@ -135,11 +151,18 @@ def polyfunctionality(
     Warns
     -----
     ScgpWarning
-        Cells without a context or donor; genes with too few cells; contexts that are confounded
-        with donors, for which there is no p.
+        Cells without a context or donor; genes with too few cells; donors with cells of one context
+        only, which are left out; contexts that are confounded with donors, for which there is no p;
+        genes with a small q on which donors contradict each other; a column of ``obs`` that by its
+        name has donors, most of them of one context, where `donor_key` is None.
 
     Notes
     -----
+    For contexts such as tissues and conditions, compare within donor and cell type (both columns of
+    text): ``adata.obs["donor_type"] = adata.obs["donor"] + "|" + adata.obs["cell_type"]`` and
+    ``donor_key="donor_type"``. ``n_donors`` and ``replication`` are then of these strata, and two
+    halves of them can be of the same donors.
+
     About 26 KB of memory a cell for the matched genes, and 200 MB for each million pairs of cell
     and gene, of which at most one and a half are held at once.
     The page "Genes in their context" of the documentation has the formulas, assumptions and limits.
@@ -170,7 +193,8 @@ def polyfunctionality(
         model, counts, token_V, group_N, tuple(names), donor_N, min_cells=min_cells, seed=seed
     )
     _say_left_out(contexts.used_N, groupby, donor_key)
-    _check_contexts(contexts, groupby)
+    _check_contexts(contexts, adata.obs[groupby], groupby)
+    _say_lone_donors(contexts, adata, groupby, donor_key)
     testable_G = contexts.survey[1]
     n_testable = int(testable_G.sum())
     tested = (
@@ -191,6 +215,7 @@ def polyfunctionality(
         tested, n_permutations=n_permutations, controls=controls, device=on, progress=progress
     )
     _say_lost(lost, len(tested), model)
+    _say_contradicted(table)
     return table
 
 
@@ -211,8 +236,8 @@ def _say_left_out(used_N: np.ndarray, groupby: str, donor_key: str | None) -> No
         warn_user(f"{n_out} of {len(used_N)} cells have no value in obs[{keys}] and are left out")
 
 
-def _check_contexts(contexts: Contexts, groupby: str) -> None:
-    """Refuse where there are no two contexts; tell where no donor has cells of two."""
+def _check_contexts(contexts: Contexts, column: pd.Series, groupby: str) -> None:
+    """Refuse where there are no two contexts."""
     names, min_cells = contexts.names, contexts.min_cells
     if (contexts.size_K >= min_cells).sum() < 2:
         found = ", ".join(f"{name!r} {n}" for name, n in zip(names, contexts.size_K, strict=True))
@@ -220,13 +245,52 @@ def _check_contexts(contexts: Contexts, groupby: str) -> None:
             f"fewer than two contexts of obs[{groupby!r}] have {min_cells} cells (min_cells): "
             f"{found[:300]}"
         )
+        if is_numeric_dtype(column) and not is_bool_dtype(column):
+            msg += (
+                f"; obs[{groupby!r}] holds numbers: expected names of contexts, such as cell "
+                "types, or numbers cut into a few groups (pd.cut)"
+            )
         raise ArgumentError(msg)
+
+
+def _say_lone_donors(
+    contexts: Contexts, adata: ad.AnnData, groupby: str, donor_key: str | None
+) -> None:
+    """Tell of donors that have cells of one context, or of a column that seems to have such."""
+    if donor_key is None:
+        _hint_at_donors(contexts, adata, groupby)
+        return
+    size_S, alone_S = contexts.lone
     if contexts.confounded:
         warn_user(
             f"contexts and donors are confounded: every donor has cells of one value of "
             f"obs[{groupby!r}] only. What differs between contexts may differ between donors, so "
             "there is no p, and effects are of both together"
         )
+    elif alone_S.any():
+        n_left = int((~alone_S).sum())
+        warn_user(
+            f"{alone_S.sum()} of {len(alone_S)} donors of obs[{donor_key!r}] have cells of one "
+            f"context only and are left out ({size_S[alone_S].sum()} of {size_S.sum()} cells); "
+            f"what remains is of {n_left} donor{'s' if n_left > 1 else ''}"
+        )
+
+
+def _hint_at_donors(contexts: Contexts, adata: ad.AnnData, groupby: str) -> None:
+    """Tell of a column with the name of one of donors, most of which have one context."""
+    for name in (str(column) for column in adata.obs.columns):
+        if name.casefold() not in DONOR_COLUMNS or name == groupby:
+            continue
+        donor_N = pd.factorize(column_text(adata, name).to_numpy(dtype=object))[0]
+        known_N = (donor_N >= 0) & contexts.used_N
+        alone_S = of_one_context(donor_N[known_N], contexts.group_N[known_N])[1]
+        if len(alone_S) > 1 and 2 * alone_S.sum() > len(alone_S):
+            warn_user(
+                f"obs[{name!r}]: {alone_S.sum()} of {len(alone_S)} have cells of one context only, "
+                "so that what differs between contexts may differ between them; "
+                f"donor_key={name!r} compares within them"
+            )
+            return
 
 
 def _tested(asked: np.ndarray, testable_G: np.ndarray, model: Model, min_cells: int) -> np.ndarray:
@@ -254,3 +318,14 @@ def _say_lost(lost: list[int], n_tested: int, model: Model) -> None:
     if len(lost) == n_tested:
         raise GeneError(msg)
     warn_user(msg)
+
+
+def _say_contradicted(table: pd.DataFrame) -> None:
+    """Name genes that differ between contexts, but otherwise in some donors than in others."""
+    rows = table[(table["q"] <= 0.05) & (table["replication"] < 0)]
+    if len(rows):
+        warn_user(
+            f"{len(rows)} of {len(table)} genes have q <= .05 but a replication below 0: "
+            f"{', '.join(rows['gene'][:5])}. p says that cells of some donor differ between "
+            "contexts; donors do not agree on how"
+        )

@@ -26,6 +26,7 @@ from scgp.in_context.gene_sets import enriched, read_gene_sets
 from scgp.in_context.panel import choose_panel
 from scgp.in_context.reading import CellsToRead, always, check_context
 from scgp.phenotypes.ontology import Ontology
+from scgp.progress import progress_bar
 from scgp.slots import check_adata
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def gene_roles(
     use_raw: bool | None = None,
     seed: int = 0,
     device: str | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Group the contexts of a gene into roles, and name each by what is nearest to it.
 
@@ -76,14 +78,17 @@ def gene_roles(
     groupby
         Column of ``obs`` with the contexts.
     n_roles
-        Number of roles; None lets the silhouette choose, one included.
+        Number of roles; None lets the silhouette choose, one included. It takes four contexts to
+        find two roles: two contexts are always one, and three are two only where two of them are
+        much nearer to each other (less than .625 of the way) than to the third. One role of few
+        contexts is no finding.
     gene_sets
         Names and genes of sets, or the path of a .gmt file (.gz too), such as GO or Reactome; None
         names roles by genes and phenotype terms alone.
     min_cells, most_cells
         Contexts with fewer cells that express the gene are left out; of others at most
         `most_cells` are read, drawn with `seed`.
-    model, layer, use_raw, seed, device
+    model, layer, use_raw, seed, device, progress
         As in :func:`scgp.polyfunctionality`.
 
     Returns
@@ -91,12 +96,14 @@ def gene_roles(
     A DataFrame with a row for each role, the largest shift first:
 
     ``gene``, ``role`` (1, 2, ...), ``contexts`` (joined by "; "), ``n_cells`` read;
-    ``shift`` : length of the role's mean interaction, of no unit;
+    ``shift`` : length of the role's mean interaction, of no unit; NaN where there is one role, for
+    interactions sum to about 0 over all contexts;
     ``nearest_genes`` : the genes whose predicted expression moves with the gene's over these cells,
     within contexts (correlation);
     ``gene_sets``, ``gene_set_q`` : the sets that stand out among the 100 nearest, and the q of the
     best (hypergeometric test against the genes read, Benjamini-Hochberg); empty and NaN where none
-    has q below .1;
+    has q below .1. A score for ranking sets and not the chance of an error: the test takes genes as
+    independent, and genes of a set move together, so that any gene has some set of a tiny q;
     ``terms`` : the Cell Ontology terms whose text is nearest to the role's cells.
 
     Raises
@@ -111,7 +118,7 @@ def gene_roles(
     Notes
     -----
     The interaction is like that of :func:`scgp.polyfunctionality`, against all genes read that
-    are of the same level, and without donors. Contexts are joined by average
+    are of a like mean level over these cells, and without donors. Contexts are joined by average
     linkage on the distance of their mean interactions. The nearest genes are those that the model
     moves as it moves this gene: a hypothesis about roles, not a measurement of them. Terms describe
     the cells, not the gene.
@@ -120,7 +127,9 @@ def gene_roles(
     --------
     >>> import scgp
     >>> adata = scgp.demo.counts()
-    >>> roles = scgp.gene_roles(adata, "CD74", groupby="bulk_labels", n_roles=2)
+    >>> roles = scgp.gene_roles(
+    ...     adata, "CD74", groupby="bulk_labels", n_roles=2, progress=False
+    ... )
     >>> len(roles)
     2
     """
@@ -155,14 +164,17 @@ def gene_roles(
         msg = f"n_roles is {n_roles}, but {gene} has {len(kept)} contexts to group"
         raise ArgumentError(msg)
     rows = counts.take(row_C)
-    cells = CellsToRead(model, lambda: [rows], token_V, len(row_C), on)
-    interactions = _interactions(cells, own, code_C, len(kept), seed)
+    with progress_bar(len(row_C), what="read", unit="cell", shown=progress) as advance:
+        cells = CellsToRead(model, lambda: [rows], token_V, len(row_C), on, advance)
+        interactions = _interactions(cells, own, code_C, len(kept), seed)
     role_K = _roles(interactions.of_gene_KD, interactions.noise_K, n_roles)
     vectors = embed_rows(model, [rows], token_V, device=on).type_BE
     table = [
         _role(model, own, np.flatnonzero(role_K == w), code_C, kept, interactions, vectors, sets)
         for w in np.unique(role_K)
     ]
+    if len(table) == 1:
+        table[0]["shift"] = float("nan")
     order = np.argsort([-row["shift"] for row in table], kind="stable")
     return pd.DataFrame(
         [{**table[i], "role": n + 1} for n, i in enumerate(order)], columns=_COLUMNS
@@ -241,6 +253,8 @@ def _interactions(
         rate_CT[read.cell_M, place_G[read.gene_M]] = read.log_rate_M
         mine = read.gene_M == own
         own_CD[read.cell_M[mine]] = read.context_MD[mine]
+        if cells.advance is not None:  # a chunk has all that is read of its cells
+            cells.advance(len(np.unique(read.cell_M)))
     shift_TKD = sum_TKD / size_K[:, None]
     shift_TKD -= shift_TKD.mean(axis=1, keepdims=True)
     of_gene_KD = (shift_TKD - _of_neighbouring_bins(shift_TKD, bin_T))[place_G[own]]

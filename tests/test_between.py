@@ -10,6 +10,7 @@ from scipy import stats
 from scgp.in_context.between import (
     Design,
     adjusted,
+    apart,
     between,
     centred,
     context_means,
@@ -50,6 +51,34 @@ def test_strata_are_centred_each_by_itself():
 def test_means_of_contexts_and_nan_for_one_without_a_cell():
     mean_KD = context_means(np.array([[1.0], [5], [3], [2]]), np.array([2, 0, 2, 0]), 4)
     np.testing.assert_array_equal(mean_KD, [[3.5], [np.nan], [2.0], [np.nan]])
+
+
+def test_contexts_apart_where_donors_have_unequal_shares_of_them():
+    """Synthetic: B is 1 above A and C; donors, 90 A with 10 B and 90 B with 10 C, differ by 5."""
+    code_M = np.repeat([0, 1, 1, 2], [90, 10, 90, 10])
+    design = Design(code_M, np.array([0, 100, 200]), 3)
+    vector_MD = np.array([0.0, 1, 0])[code_M][:, None] + np.repeat([5.0, 0], 100)[:, None]
+    found_KD = apart(centred(vector_MD, design), design)
+    np.testing.assert_allclose(found_KD[:, 0], [-1 / 3, 2 / 3, -1 / 3], atol=1e-9)
+    # the means of what donors' means leave say that it is C
+    mean_KD = context_means(centred(vector_MD, design), code_M, 3)
+    np.testing.assert_allclose(mean_KD[2], -0.9)
+
+
+def test_contexts_apart_are_the_coefficients_of_a_regression_on_donors_and_contexts():
+    design = make_design()
+    vector_MD = np.random.default_rng(5).normal(size=(len(design.code_M), 4))
+    donor_M = np.repeat(np.arange(3), np.diff(design.start_S))
+    plan = np.column_stack([np.eye(3)[donor_M], np.eye(3)[design.code_M]])
+    of_context_KD = np.linalg.lstsq(plan, vector_MD, rcond=None)[0][3:]
+    found_KD = apart(centred(vector_MD, design), design)
+    np.testing.assert_allclose(found_KD, of_context_KD - of_context_KD.mean(axis=0), atol=1e-9)
+
+
+def test_contexts_that_no_chain_of_donors_joins_are_not_compared():
+    design = Design(np.repeat([0, 1, 2, 3], 5), np.array([0, 10, 20]), 4)
+    vector_MD = centred(np.random.default_rng(0).normal(size=(20, 2)), design)
+    assert np.isnan(apart(vector_MD, design)).all()
 
 
 def test_the_effect_by_hand():

@@ -141,6 +141,16 @@ def test_points_of_a_context_have_its_colour_and_its_place(in_cells):
     assert _smallest_font(ax) >= 7
 
 
+def test_of_a_table_by_group_cells_are_counted(in_cells):
+    by_group = in_cells[[0, 15, 25]].copy()
+    by_group.obs = pd.DataFrame(
+        {"gene": "VWF", "group": CONTEXTS, "n_cells": [15, 1000, 5]}, index=["x", "y", "z"]
+    )
+    ax = gene_contexts(by_group, color="group")
+    assert sorted(_legend(ax)) == ["1 artery (5)", "2 sinusoid (1,000)", "3 vein; large (15)"]
+    assert ax.get_title() == "VWF in its contexts: means of cells"
+
+
 def test_contexts_by_column_by_cell_and_by_row_are_one_picture(in_cells):
     of_cell = in_cells.obs.drop_duplicates("cell").set_index("cell")["context"]
     shuffled = of_cell.sample(frac=1, random_state=0)

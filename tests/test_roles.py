@@ -29,6 +29,7 @@ def cells(all_blood):
 def roles_of(context_model):
     def verb(adata, gene="CD74", **options):
         options = {"groupby": "bulk_labels", "model": context_model, "most_cells": 15} | options
+        options = {"progress": False} | options
         return scgp.gene_roles(adata, gene, **options)
 
     return verb
@@ -102,6 +103,19 @@ def test_how_many_roles(cells, roles_of, n_roles):
         assert 1 <= len(found) <= 5
     else:
         assert len(found) == n_roles
+
+
+def test_one_role_has_no_shift(cells, roles_of):
+    """The contexts' interactions sum to about 0: their mean would be of how many cells each has."""
+    assert roles_of(cells, n_roles=1)["shift"].isna().all()
+    assert roles_of(cells, n_roles=2)["shift"].notna().all()
+
+
+def test_progress_is_shown_unless_switched_off(cells, roles_of, capsys):
+    n_cells = roles_of(cells, n_roles=1)["n_cells"].item()
+    assert capsys.readouterr().err == ""
+    roles_of(cells, n_roles=1, progress=True)
+    assert f"{n_cells}/{n_cells}" in capsys.readouterr().err
 
 
 def test_more_roles_than_contexts_and_more_than_one_gene(cells, roles_of):
@@ -180,6 +194,13 @@ def test_two_contexts_are_one_role_unless_two_are_asked_for():
     shift_KR = np.array([[9.0, 0], [0, 9]])
     assert len(groups(_roles(shift_KR, np.zeros(2), None))) == 1
     assert len(groups(_roles(shift_KR, np.zeros(2), 2))) == 2
+
+
+@pytest.mark.parametrize(("third", "n_roles"), [(0.6, 2), (0.7, 1)])
+def test_three_contexts_are_two_roles_only_where_two_are_near_each_other(third, n_roles):
+    """The first two are `third` of 10 apart, and both 10 away from the last."""
+    shift_KR = np.array([[-5 * third, 0], [5 * third, 0], [0, np.sqrt(100 - 25 * third**2)]])
+    assert len(groups(_roles(shift_KR, np.zeros(3), None))) == n_roles
 
 
 def test_the_silhouette_is_scikit_learns():

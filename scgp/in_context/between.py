@@ -67,6 +67,33 @@ def context_means(vector_MD: np.ndarray, code_M: np.ndarray, n_contexts: int) ->
     return mean_KD
 
 
+def apart(vector_MD: np.ndarray, design: Design) -> np.ndarray:
+    """Return how far each context is from the unweighted mean of all (K x D), strata taken out.
+
+    Least squares of stratum + context. The means of centred vectors will not do: where strata have
+    contexts in unequal shares, their means hold part of what differs between contexts. NaN where no
+    chain of strata joins all contexts, which then cannot be compared.
+
+    Parameters
+    ----------
+    vector_MD
+        Centred within strata (`centred`).
+    design
+        Contexts and strata.
+    """
+    size_S = np.diff(design.start_S)
+    n_SK = np.zeros((len(size_S), design.n_contexts))
+    np.add.at(n_SK, (np.repeat(np.arange(len(size_S)), size_S), design.code_M), 1)
+    normal_KK = np.diag(n_SK.sum(axis=0)) - n_SK.T @ (n_SK / size_S[:, None])
+    if np.linalg.matrix_rank(normal_KK) < design.n_contexts - 1:
+        return np.full((design.n_contexts, vector_MD.shape[1]), np.nan)
+    sum_KD = np.zeros((design.n_contexts, vector_MD.shape[1]))
+    np.add.at(sum_KD, design.code_M, vector_MD)
+    # constants are all that the normal equations do not see, so the shortest solution sums to 0
+    found: np.ndarray = np.linalg.lstsq(normal_KK, sum_KD, rcond=None)[0]
+    return found
+
+
 def between(vector_MD: np.ndarray, code_M: np.ndarray, n_contexts: int) -> float:
     """Return the sum of squares between contexts of centred vectors."""
     mean_KD = context_means(vector_MD, code_M, n_contexts)

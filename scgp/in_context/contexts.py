@@ -70,11 +70,15 @@ class Contexts:
         return np.bincount(self.group_N[self.used_N], minlength=len(self.names))
 
     @functools.cached_property
+    def lone(self) -> tuple[np.ndarray, np.ndarray]:
+        """The cells of each donor in contexts that are large enough, and whether all are of one."""
+        large_N = self.used_N & (self.size_K[self.group_N] >= self.min_cells)
+        return of_one_context(self.donor_N[large_N], self.group_N[large_N])
+
+    @property
     def confounded(self) -> bool:
         """Whether no donor has cells of two contexts that are large enough."""
-        large_N = self.used_N & (self.size_K[self.group_N] >= self.min_cells)
-        pairs = np.unique(np.stack([self.donor_N[large_N], self.group_N[large_N]]), axis=1)
-        return not bool((np.bincount(pairs[0]) > 1).any())
+        return bool(self.lone[1].all())
 
     @functools.cached_property
     def survey(self) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +138,13 @@ class Contexts:
         if len(lost) == len(tested):
             return pd.DataFrame(columns=COLUMNS), lost
         return table_of(parts, self.model.genes)[COLUMNS], lost
+
+
+def of_one_context(donor_M: np.ndarray, group_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many cells each donor has, and whether all of them are of one context."""
+    donor_M = np.unique(donor_M, return_inverse=True)[1]
+    pairs = np.unique(np.stack([donor_M, group_M]), axis=1)
+    return np.bincount(donor_M), np.bincount(pairs[0].astype(np.int64)) == 1
 
 
 def _untrained(model: Model, seed: int) -> CellTransformer:

@@ -18,6 +18,7 @@ import torch
 from scgp.in_context.between import (
     Design,
     adjusted,
+    apart,
     between,
     centred,
     context_means,
@@ -189,7 +190,6 @@ def row_of(
         return found
     flat = centred(mate_MQR.reshape(len(cell_M), -1), design)
     matched = effects(flat.reshape(mate_MQR.shape), design)
-    mean_KR = context_means(shift_MR, design.code_M, design.n_contexts)
     counted_N = cohort.counted_N
     return (
         found
@@ -204,9 +204,17 @@ def row_of(
             "rank_matched": float((1 + (matched >= found["effect"]).sum()) / (1 + len(matched))),
             "replication": _replication(shift_MR, design, cohort.seed),
             "effect_embedding": effect(centred(context_MR, design), design),
-            "context": cohort.names[kept[int((mean_KR**2).sum(axis=1).argmax())]],
+            "context": _farthest(shift_MR, design, [cohort.names[k] for k in kept]),
         }
     )
+
+
+def _farthest(shift_MR: np.ndarray, design: Design, names: list[str]) -> str:
+    """Name the context that is farthest from the mean of all; of two, both are as far."""
+    square_K = (apart(shift_MR, design) ** 2).sum(axis=1)
+    if design.n_contexts < 3 or np.isnan(square_K).any():
+        return ""
+    return names[int(square_K.argmax())]
 
 
 def _controls(  # noqa: PLR0917 (arrays of one gene)

@@ -71,11 +71,14 @@ def draw_groups(
     max_labels: int,
     headings: Mapping[str, Sequence[str]] | None = None,
     free_P2: NDArray[np.float64] | None = None,
+    cells_N: NDArray[np.integer] | None = None,
 ) -> None:
     """Draw points by group, each with its colour, its number on it and an entry for the legend.
 
     Parameters
     ----------
+    cells_N
+        How many cells each point is of, for the legend; None: one.
     headings
         What stands above which labels in the legend; each heading has a marker of its own.
     free_P2
@@ -102,14 +105,16 @@ def draw_groups(
         face = [face_of[label_N[i]] for i in rows]
         ax.scatter(xy_N2[rows, 0], xy_N2[rows, 1], c=face, s=size, marker=marker, linewidths=0)
     rest = [name for name in names if name not in ranked]
-    _fill_legend(ax, label_N, ranked, rest, face_of, marker_of, headings or {})
+    cells_N = np.ones(len(label_N), np.int64) if cells_N is None else cells_N
+    n_of = {name: int(cells_N[label_N == name].sum()) for name in names}
+    _fill_legend(ax, n_of, ranked, rest, face_of, marker_of, headings or {})
     free_P2 = np.zeros((0, 2)) if free_P2 is None else free_P2
     _write_numbers(ax, xy_N2, [label_N == name for name in ranked], free_P2)
 
 
 def _fill_legend(  # noqa: PLR0917 (what is known of the groups)
     ax: Axes,
-    label_N: NDArray[np.object_],
+    n_of: Mapping[str, int],
     ranked: list[str],
     rest: list[str],
     face_of: Mapping[str, str],
@@ -129,7 +134,7 @@ def _fill_legend(  # noqa: PLR0917 (what is known of the groups)
             ax.plot([], [], linestyle="none", label=wrap(heading))
             last = heading
         mark = str(number) if numbered else "–"  # noqa: RUF001
-        text = wrap(f"{mark}  {name} ({int((label_N == name).sum()):,})")
+        text = wrap(f"{mark}  {name} ({n_of[name]:,})")
         ax.scatter(
             [], [], color=face_of[name], s=40, marker=marker_of[name], linewidths=0, label=text
         )

@@ -56,7 +56,8 @@ def gene_contexts(
 
     Returns
     -------
-    The Axes. A point is a cell (or, of a table by group, a group). Coordinates are the first two
+    The Axes. A point is a cell (or, of a table by group, the mean of a group's cells, which the
+    legend counts). Coordinates are the first two
     principal components of this gene's embeddings, with the share of variance each of them holds.
     The state of the cell is in them, as it is in every gene's: two contexts that lie apart do not
     show that the gene differs more than others do (:func:`scgp.pl.polyfunctionality`).
@@ -86,6 +87,10 @@ def gene_contexts(
         ax = plt.subplots(figsize=(9.5, 6), layout="constrained")[1]
     size = float(np.clip(12_000 / len(xy_M2), 3, 40))
     told = color if isinstance(color, str) else getattr(color, "name", None)
+    cells_M = None
+    if {"group", "n_cells"} <= set(in_cells.obs):
+        cells_M = in_cells.obs["n_cells"].to_numpy(np.int64)[row_M]
+        told = "means of cells" if told == "group" else told
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         if roles is not None:
             message = "roles group contexts, but color holds numbers; pass the column of contexts"
@@ -97,7 +102,9 @@ def gene_contexts(
     else:
         label_M = as_labels(values)
         headings = None if roles is None else _headings(roles, name, set(label_M))
-        draw_groups(ax, xy_M2, label_M, size=size, max_labels=max_labels, headings=headings)
+        draw_groups(
+            ax, xy_M2, label_M, size=size, max_labels=max_labels, headings=headings, cells_N=cells_M
+        )
         legend_beside(ax)
     name_components(ax, share_2)
     ax.set_title(f"{name} in its contexts" + (f": {told}" if told else ""), fontsize=11)
