@@ -114,9 +114,8 @@ def polyfunctionality(
         Median effect of the matched genes, in the same cells.
     ``excess`` : float
         ``effect`` less ``effect_matched``: what is the gene's own. Every gene has an interaction;
-        the sign and size of this is the measure of polyfunctionality. The largest of all genes are
-        no stable list: of the first twenty, few come again in other cells of the same
-        donor.
+        the sign and size of this is the measure of polyfunctionality. The genes with the largest of
+        all are no stable list: few of the first twenty come again in other cells of the same donor.
     ``rank_matched`` : float
         Share of the matched genes whose effect is as large: a small one says that the gene stands
         out. No p of a test.

@@ -1,4 +1,4 @@
-"""Expression-matched genes read in every cell: what any gene of that level shows there.
+"""Genes of a like mean level over all cells, read in every cell: what any such gene shows there.
 
 Owns which genes these are, the directions that embeddings are projected on, and the matched
 genes' deviations. Must not know what is tested.
