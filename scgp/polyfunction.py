@@ -122,7 +122,8 @@ def polyfunctionality(
     ``replication`` : float
         Cosine between the context means of two halves of the donors, mean over up to ten ways to
         halve them; NaN with fewer than two donors that share contexts. Below 0 donors contradict
-        each other.
+        each other. With two contexts it is of one difference alone: where donors have nothing in
+        common its sign is chance, and often the same for most genes of a call.
     ``effect_adjusted`` : float
         Effect after the gene's own value and its square, and the cell's counts and detected genes
         (logarithms) were regressed out.
