@@ -21,6 +21,7 @@ from scgp.device import resolve_device
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, warn_user
 from scgp.in_context.reading import check_context
+from scgp.number import whole_number
 from scgp.own import model_index
 from scgp.slots import check_adata
 from scgp.what_if.asked import asked_of
@@ -115,7 +116,7 @@ def biomarkers(
         Return one row for each phenotype, unit and gene instead.
     beside
         A table with ``group`` and ``gene`` (with `by_unit` also ``unit``), each combination once:
-        its other columns are joined to the right.
+        its other columns are joined to the right, with ``_beside`` behind a name that is taken.
     seed
         Of the drawing of cells.
     device
@@ -221,6 +222,7 @@ def biomarkers(
     True
     """
     check_adata(adata)
+    seed = whole_number(seed, "seed", least=0)
     _check(n_genes=n_genes, min_cells=min_cells, max_cells=max_cells, exact_cells=exact_cells)
     if contextual and by_unit:
         msg = "contextual=True and by_unit=True do not go together: units are its replicates"

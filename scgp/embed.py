@@ -5,7 +5,6 @@ Shape suffixes: B cells, L gene tokens, E width of the joint space, N expressed 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 
 import anndata as ad
@@ -20,6 +19,7 @@ from scgp.device import Portions, lent, resolve_device
 from scgp.errors import ArgumentError, warn_user
 from scgp.model.checkpoint import Model
 from scgp.model.network import CellInput
+from scgp.number import whole_number
 from scgp.progress import progress_bar
 from scgp.slots import check_target, write_slots
 
@@ -100,7 +100,8 @@ def embed(
     ``obsm["X_scgp"]`` : float32, cells x 128
         Unit rows (cosine distances are meaningful); zero rows for cells without a count.
     ``uns["scgp"]`` : dict
-        Model, counts and genes that were used.
+        Model, counts and genes that were used. What `annotate` wrote there is replaced, so give
+        another `key_added` where its labels stand beside.
 
     Raises
     ------
@@ -203,11 +204,7 @@ def facts_of(model: Model, counts: CountMatrix, match: GeneMatch) -> dict[str, o
 
 def rows_at_once(batch_size: int, whole: int) -> int:
     """Return the batch size, brought up to whole blocks."""
-    whole_number = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
-    if not whole_number or batch_size < 1:
-        msg = f"batch_size is {batch_size!r}; expected a whole number of at least 1"
-        raise ArgumentError(msg)
-    return -(-int(batch_size) // whole) * whole
+    return -(-whole_number(batch_size, "batch_size", least=1) // whole) * whole
 
 
 def embed_rows(

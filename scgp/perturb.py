@@ -18,7 +18,7 @@ from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.cells.named import named_factors, named_genes
 from scgp.device import lent, resolve_device
-from scgp.embed import resolve_model
+from scgp.embed import CHUNK, resolve_model, rows_at_once
 from scgp.errors import (
     ArgumentError,
     CheckpointError,
@@ -26,6 +26,7 @@ from scgp.errors import (
 )
 from scgp.groups import group_codes
 from scgp.in_context.reading import check_context
+from scgp.number import whole_number
 from scgp.own import model_index
 from scgp.progress import progress_bar
 from scgp.slots import check_adata
@@ -188,7 +189,9 @@ def perturb(
     True
     """
     check_adata(adata)
+    seed = whole_number(seed, "seed", least=0)
     _check(n_null=n_null, max_cells=max_cells, batch_size=batch_size)
+    batch_size = rows_at_once(batch_size, CHUNK)  # less is filled up, and takes as long
     on = resolve_device(device)
     group_B, groups = _groups(adata, groupby)
     model = resolve_model(model)

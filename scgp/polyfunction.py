@@ -24,6 +24,7 @@ from scgp.errors import ArgumentError, GeneError, warn_user
 from scgp.groups import column_text, group_codes
 from scgp.in_context.contexts import LEAST_GENES, Contexts, of_one_context
 from scgp.in_context.reading import check_context
+from scgp.number import whole_number
 from scgp.slots import check_adata
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def polyfunctionality(
     ['CD74', 'LYZ']
     """
     check_adata(adata)
+    seed = whole_number(seed, "seed", least=0)
     _check_numbers(min_cells, n_permutations)
     model = resolve_model(model)
     check_context(model)

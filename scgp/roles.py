@@ -25,6 +25,7 @@ from scgp.groups import group_codes, say_left_out
 from scgp.in_context.gene_sets import enriched, read_gene_sets
 from scgp.in_context.panel import choose_panel
 from scgp.in_context.reading import CellsToRead, always, check_context
+from scgp.number import whole_number
 from scgp.phenotypes.ontology import Ontology
 from scgp.progress import progress_bar
 from scgp.slots import check_adata
@@ -134,6 +135,8 @@ def gene_roles(
     2
     """
     check_adata(adata)
+    seed = whole_number(seed, "seed", least=0)
+    n_roles = None if n_roles is None else whole_number(n_roles, "n_roles", least=1)
     if not isinstance(gene, str):
         msg = f"gene is {gene!r}; expected the name of one gene"
         raise ArgumentError(msg)

@@ -165,3 +165,20 @@ def test_masked_values_are_not_read_as_counts(blood):
     masked = ad.AnnData(np.ma.masked_array(dense, dense > dense.mean()), blood.obs, blood.var)
     with pytest.raises(CountsError, match="masked"):
         scgp.annotate(masked, progress=False)
+
+
+def test_seeds_and_factors_are_refused_before_any_work(blood):
+    cells = {"groupby": "cell_type", "progress": False}
+    for seed in (-1, "a", 1.5):
+        with pytest.raises(ArgumentError, match=r"seed is .*whole number"):
+            scgp.perturb(blood, {"CD79A": 0.0}, seed=seed, **cells)
+        with pytest.raises(ArgumentError, match=r"seed is .*whole number"):
+            scgp.polyfunctionality(blood, ["CD79A"], seed=seed, **cells)
+        with pytest.raises(ArgumentError, match=r"seed is .*whole number"):
+            scgp.gene_roles(blood, "CD79A", seed=seed, **cells)
+        with pytest.raises(ArgumentError, match=r"seed is .*whole number"):
+            scgp.biomarkers(blood, across="cell_type", seed=seed, **cells)
+    with pytest.raises(ArgumentError, match=r"n_roles is .*whole number"):
+        scgp.gene_roles(blood, "CD79A", n_roles="2", **cells)
+    with pytest.raises(ArgumentError, match=r"factor of 'CD79A' is 1e.308; expected 0 to 1e.06"):
+        scgp.perturb(blood, {"CD79A": 1e308}, **cells)

@@ -6,7 +6,6 @@ Shape suffixes: Q genes named, K genes with a number.
 """
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 
@@ -18,6 +17,8 @@ from scgp.errors import ArgumentError, GeneError
 
 #: Near names that an error tells, and how near they must be (difflib's ratio).
 N_NEAR, CUTOFF = 3, 0.6
+#: The largest factor of a gene's counts; beyond, a cell is that gene and nothing else.
+MOST_TIMES = 1e6
 
 
 def named_genes(
@@ -81,7 +82,7 @@ def named_factors(
     Raises
     ------
     ArgumentError, GeneError
-        As in `named_genes`; or there is none, or a factor is no finite number of 0 or more.
+        As in `named_genes`; or there is none, or a factor is no number from 0 to `MOST_TIMES`.
     """
     if not isinstance(given, Mapping) or not given:
         msg = (
@@ -91,9 +92,9 @@ def named_factors(
         raise ArgumentError(msg)
     for name, factor in given.items():
         real = isinstance(factor, Real) and not isinstance(factor, bool | np.bool_)
-        if not real or not math.isfinite(factor) or factor < 0:
+        if not real or not 0 <= factor <= MOST_TIMES:
             msg = (
-                f"the factor of {name!r} is {factor!r}; expected a finite number: 0 deletes a "
+                f"the factor of {name!r} is {factor!r}; expected 0 to {MOST_TIMES:g}: 0 deletes a "
                 "gene, below 1 knocks it down, above 1 over-expresses it"
             )
             raise ArgumentError(msg)

@@ -133,16 +133,18 @@ def each(evidence: Evidence, *, names: pd.DataFrame) -> pd.DataFrame:
 def beside(table: pd.DataFrame, more: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Return the table with the columns of another that has the same keys; rows stay as they are.
 
-    Columns that the table has already stay its own.
+    Of a column that both have, that of the other gets ``_beside`` behind its name.
 
     Examples
     --------
     >>> table = pd.DataFrame({"gene": ["A", "B"], "effect": [1.0, 2.0]})
     >>> beside(table, pd.DataFrame({"gene": ["B"], "shift": [0.5]}), ["gene"])["shift"].tolist()
     [nan, 0.5]
+    >>> beside(table, pd.DataFrame({"gene": ["B"], "effect": [3.0]}), ["gene"]).columns.tolist()
+    ['gene', 'effect', 'effect_beside']
     """
-    own = more.columns.difference(table.columns.difference(list(keys)), sort=False)
-    return table.merge(more[own], how="left", on=list(keys), validate="many_to_one")
+    names = ("", "_beside")
+    return table.merge(more, how="left", on=list(keys), validate="many_to_one", suffixes=names)
 
 
 def check_beside(beside: pd.DataFrame | None, keys: Sequence[str]) -> None:
