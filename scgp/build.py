@@ -303,8 +303,8 @@ def _terms(labels: np.ndarray, label_key: str) -> tuple[list[str], list[str]]:
     """
     ontology = Ontology("CL")
     names, count = np.unique(labels.astype(str), return_counts=True)
+    id_of = dict(zip(names.tolist(), ontology.resolve(names.tolist()), strict=True))
     unique = names[np.argsort(-count, kind="stable")].tolist()
-    id_of = dict(zip(unique, ontology.resolve(unique), strict=True))
     unknown = sorted(label for label in unique if not id_of[label])
     if unknown:
         shown = ", ".join(map(repr, unknown[:5])) + (" ..." if len(unknown) > 5 else "")

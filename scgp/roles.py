@@ -140,10 +140,10 @@ def gene_roles(
     if not isinstance(gene, str):
         msg = f"gene is {gene!r}; expected the name of one gene"
         raise ArgumentError(msg)
-    if min_cells < 2 or most_cells < min_cells or (n_roles is not None and n_roles < 1):
+    if min_cells < 2 or most_cells < min_cells:
         msg = (
-            f"min_cells is {min_cells}, most_cells {most_cells} and n_roles {n_roles}; expected at "
-            "least 2, at least min_cells, and at least 1"
+            f"min_cells is {min_cells} and most_cells {most_cells}; expected at least 2, and at "
+            "least min_cells"
         )
         raise ArgumentError(msg)
     model = resolve_model(model)

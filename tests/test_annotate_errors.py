@@ -154,7 +154,7 @@ def test_what_is_no_anndata(annotate, given):
 
 
 def test_a_reference_that_is_no_anndata(blood):
-    with pytest.raises(ArgumentError, match="found str"):
+    with pytest.raises(ArgumentError, match="reference has the type str"):
         scgp.annotate(blood, reference="atlas.h5ad", label_key="cell_type", progress=False)
 
 

@@ -145,4 +145,7 @@ def test_the_table_of_ablations(tmp_path):
     assert "| - | - | - |" in rows["| no network"]
     assert "| with the transformer" not in rows  # there is no evidence of it
     content = json.loads((tmp_path / "ablations.json").read_text())
-    assert list(content["variants"]) == ["full", "no text", "no network"]
+    alone = ["index only", "text only", "linear head only", "gene head only", "description only"]
+    assert list(content["variants"]) == ["full", "no text", "no network", *alone]
+    assert rows["| gene head only"].count("1.000") == 3
+    assert rows["| text only"].count("1.000") == 6

@@ -139,7 +139,7 @@ def test_other_containers_give_the_same(cells, roles_of):
     [
         ({"min_cells": 1}, ArgumentError, "min_cells is 1"),
         ({"most_cells": 5}, ArgumentError, "most_cells 5"),
-        ({"n_roles": 0}, ArgumentError, "n_roles 0"),
+        ({"n_roles": 0}, ArgumentError, "n_roles is 0"),
         ({"groupby": "celltype"}, MissingColumnError, "'celltype'"),
         ({"gene": "lyzz"}, GeneError, "near: .*LYZ"),
         ({"gene": "ACTB"}, GeneError, "not measured"),
