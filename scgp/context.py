@@ -84,8 +84,8 @@ def embed_genes(
         ``gene``, ``ensembl_id``, ``cell`` (name in `adata`), ``position`` (int64, row of `adata`),
         ``value`` (float32, log1p(CP10k) of the gene in the cell), ``predicted`` (float32, what the
         rest of the cell suggests, as natural log of CP10k; relative only, for the sparser a gene,
-        the more too high it is: compare a gene with itself across cells, not genes with each other
-        nor with ``value``).
+        the more too high it is, and within a type it falls with the counts of the cell: compare a
+        gene with itself in groups of like depth, not genes with each other nor with ``value``).
 
     With `groupby`, one row for each gene and group that has a cell to read:
 
