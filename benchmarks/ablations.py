@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import shlex
 import sys
@@ -131,7 +130,10 @@ def altered(variant: Variant) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         if not variant.augment:
-            plain = functools.partial(Sampler, augment=False)
+
+            def plain(*args: Any, **options: Any) -> Sampler:
+                return Sampler(*args, **{**options, "augment": False})
+
             stack.enter_context(mock.patch("scgp.training.loop.Sampler", plain))
         if not variant.pooled:
             stack.enter_context(mock.patch.object(CellTransformer, "pooled", _without_pool))

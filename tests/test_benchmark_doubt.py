@@ -1,6 +1,7 @@
 """The measures of doubt and the ablations, on made-up (synthetic) answers and real cells."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -117,7 +118,9 @@ def test_what_a_variant_takes_out_comes_back():
     with ablations.altered(ablations.VARIANTS["no augmentation"]):
         from scgp.training import loop
 
-        assert loop.Sampler.keywords == {"augment": False}
+        with mock.patch.object(Sampler, "__init__", return_value=None) as made:
+            loop._sampler(mock.Mock(), mock.MagicMock(), mock.Mock(), mock.Mock(), augment=True)
+        assert made.call_args.kwargs["augment"] is False
     assert loop.Sampler is Sampler
 
 
