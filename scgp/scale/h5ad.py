@@ -54,9 +54,8 @@ def write_slots(path: Path, folder: Path, slots: Slots) -> None:
         try:
             with h5py.File(held, "r+") as file:
                 _write(file, path, slots, held)
-        except Exception:
-            held.check()  # the reason, if HDF5 stumbled over a write that failed
-            raise
+        finally:
+            held.check()  # the reason, if HDF5 stumbled over a write that failed, or did not notice
         held.commit()
     except OSError as error:
         made = held.made
