@@ -1,11 +1,11 @@
 """Does context change what a gene is: the study of VWF, the controls, GO, the null, the time.
 
-    python benchmarks/polyfunction.py --data ../shared/data [--seeds 0 1 2]
+    python benchmarks/polyfunction.py --data ../shared/data [--seeds 0 1 2] [--others MODEL ...]
 
 Every table has its controls beside it. The networks are the default checkpoint's (or that of
 ``--model``) and, for the control, one of random weights for each seed. The checkpoint was trained
 on the cells that are read here, without their labels in this objective; no label of a context is
-ever shown to the transformer.
+ever shown to the transformer. ``--others``: networks of which the study of VWF is asked again.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -41,13 +44,14 @@ SHOWN = [
 ]  # fmt: skip
 
 
-def vwf(data: Path, model: Any, seeds: list[int]) -> dict[str, pd.DataFrame]:
+def vwf(
+    endothelium: dict[str, ad.AnnData], model: Any, seeds: list[int]
+) -> dict[str, pd.DataFrame]:
     """Measure VWF and others in the endothelium of each data set."""
     import scgp
-    from benchmarks.polyfunction_measure import endothelium
 
     found = {}
-    for label, cells in endothelium(data, model).items():
+    for label, cells in endothelium.items():
         parts = []
         for seed in seeds:
             names = [gene for gene in GENES if gene in cells.var_names]
@@ -58,6 +62,26 @@ def vwf(data: Path, model: Any, seeds: list[int]) -> dict[str, pd.DataFrame]:
                 )
             )  # fmt: skip
         found[label] = pd.concat(parts)
+    return found
+
+
+def networks(
+    endothelium: dict[str, ad.AnnData], others: list[Any], seeds: list[int]
+) -> list[dict[str, Any]]:
+    """Ask other networks the same of VWF; a seed for each, of matched genes and permutations."""
+    from benchmarks.polyfunction_measure import gradient
+
+    found = []
+    for n, other in enumerate(others):
+        tables = vwf(endothelium, other, [seeds[n % len(seeds)]])
+        shown = ["gene", "effect", "effect_matched", "excess", "rank_matched", "replication"]
+        found.append(
+            {
+                "model": other.fingerprint[:12],
+                "gradient": gradient(endothelium, other, "VWF")[1]["spearman"],
+                "vwf": {label: table[shown].to_dict("records") for label, table in tables.items()},
+            }
+        )
     return found
 
 
@@ -169,12 +193,13 @@ def main(argv: list[str] | None = None) -> None:
         "--model", type=Path, help="a saved model (default: the default checkpoint)"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parts = ("speed", "vwf", "facts", "null", "genome")
+    parser.add_argument("--others", nargs="*", type=Path, default=[], help="saved models")
+    parts = ("speed", "vwf", "networks", "facts", "null", "genome")
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args(argv)
     import scgp
-    from benchmarks.polyfunction_measure import gradient, known_facts
+    from benchmarks.polyfunction_measure import endothelium, gradient, known_facts
     from benchmarks.polyfunction_report import write
 
     warnings.filterwarnings("ignore", category=scgp.ScgpWarning)
@@ -182,13 +207,20 @@ def main(argv: list[str] | None = None) -> None:
     kept = options.results / "polyfunction.json"
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
     for part in options.parts:  # each is kept as soon as it is there
+        if part == "networks" and not options.others:
+            continue
         if part == "speed":
             found["speed"] = speed(options.data, model)
         elif part == "vwf":
-            tables = vwf(options.data, model, options.seeds)
+            cells = endothelium(options.data, model)
+            tables = vwf(cells, model, options.seeds)
             found["vwf"] = {k: t[SHOWN].to_dict("records") for k, t in tables.items()}
-            places, rho = gradient(options.data, model, "VWF")
+            places, rho = gradient(cells, model, "VWF")
             found["gradient"] = {"rows": places.to_dict("records"), **rho}
+        elif part == "networks":
+            cells = endothelium(options.data, model)
+            others = [scgp.load_model(path) for path in options.others]
+            found["networks"] = networks(cells, others, options.seeds)
         elif part == "facts":
             found["facts"] = [
                 row

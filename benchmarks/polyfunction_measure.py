@@ -188,13 +188,15 @@ def null_p(
     return found
 
 
-def gradient(data: Path, model: Model, gene: str) -> tuple[pd.DataFrame, dict[str, float]]:
+def gradient(
+    found: dict[str, ad.AnnData], model: Model, gene: str
+) -> tuple[pd.DataFrame, dict[str, float]]:
     """Compare what context predicts of a gene with what is measured, by endothelial type and place.
 
     The gene's own counts are hidden from the prediction; read in every cell, expressed or not.
     """
     rows = []
-    for label, cells in endothelium(data, model).items():
+    for label, cells in found.items():
         cells.obs["place"] = (
             cells.obs["cell_type"].astype(str) + ", " + cells.obs["tissue"].astype(str)
         )
@@ -209,9 +211,9 @@ def gradient(data: Path, model: Model, gene: str) -> tuple[pd.DataFrame, dict[st
                 measured = float((1e4 * count / total).mean())
                 rows.append((label, row["group"], int(row["n_cells"]), measured, row["predicted"]))
     columns = ["data", "endothelial cells", "cells", "measured CP10k", "predicted log CP10k"]
-    found = pd.DataFrame(rows, columns=columns)
-    rho = stats.spearmanr(found["measured CP10k"], found["predicted log CP10k"])
-    return found, {"spearman": float(rho.statistic), "n": float(len(found))}
+    places = pd.DataFrame(rows, columns=columns)
+    rho = stats.spearmanr(places["measured CP10k"], places["predicted log CP10k"])
+    return places, {"spearman": float(rho.statistic), "n": float(len(places))}
 
 
 def known_facts(data: Path, model: Model, gene: str, seed: int) -> list[dict[str, object]]:

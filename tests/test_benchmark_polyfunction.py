@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import scgp
+from benchmarks.polyfunction_report import _networks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,3 +46,23 @@ def test_what_annotate_calls_venules_and_arteries_lies_on_the_two_sides(skin):
         called = label.str.contains(word).to_numpy()
         assert called.sum() >= 5
         assert np.mean(context[called] == side) > 0.8
+
+
+def _records(excess):
+    return [{"gene": gene, "excess": x} for gene, x in excess.items()]
+
+
+def test_what_networks_do_not_agree_on_is_shown():
+    """Synthetic: the second network has the excess of the first, the third its opposite."""
+    shipped = {"VWF": 0.05, "CLDN5": 0.02, "ACTB": -0.03}
+    ours = {"liver": _records(shipped) + _records({g: x + 0.02 for g, x in shipped.items()})}
+    others = [
+        {"gradient": rho, "vwf": {"liver": _records({g: sign * x for g, x in shipped.items()})}}
+        for rho, sign in ((0.5, 1), (-0.25, -1))
+    ]
+    text = "\n".join(_networks(others, ours))
+    assert "| **VWF** | +0.06 / +0.05 / -0.05 |" in text
+    assert "| ACTB | -0.02 / -0.03 / +0.03 |" in text
+    assert "mean over pairs: liver -0.33." in text  # of 1, -1 and -1
+    assert "Spearman 0.50, -0.25." in text
+    assert _networks([], ours) == []

@@ -69,7 +69,7 @@ def test_counts_and_values_are_those_of_the_cell():
     )
     np.testing.assert_array_equal(sample.own_BQ, values_of(sample.tokens, sample.gene_BQ, N_GENES))
     assert sample.count_BQ.dtype == np.float32
-    assert sample.known_BQ.all()
+    assert (sample.weight_BQ > 0).all()
 
 
 def test_counts_are_whole_in_a_deep_cell():
@@ -105,14 +105,44 @@ def test_the_expressed_half_is_drawn_from_all_of_the_cells_genes():
     assert (np.abs(drawn_G - 400) < 100).all()  # however many counts it has of them
 
 
+def test_weighted_a_gene_is_asked_for_as_often_in_every_cell_as_in_the_batch():
+    """Cells of 5 to 150 genes (synthetic): without weights, those of few genes have them all."""
+    rng = np.random.default_rng(3)
+    often_G = rng.uniform(0.02, 0.9, N_GENES)
+    depth_B = np.repeat([0.05, 0.3, 1.0], 4)
+    counts = (rng.random((12, N_GENES)) < often_G * depth_B[:, None]).astype(np.float32)
+    tokens = tokenized(counts)
+    sample = draw(tokens, n=20_001)
+    expected_G = (counts > 0).sum(axis=0) / (counts > 0).sum()
+    for cell in range(12):
+        gene_Q, weight_Q = sample.gene_BQ[cell], sample.weight_BQ[cell]
+        assert weight_Q.mean() == pytest.approx(1, abs=0.05)
+        found_G = np.bincount(gene_Q, weight_Q, minlength=N_GENES) / len(gene_Q)
+        np.testing.assert_allclose(found_G, expected_G, atol=0.006)
+    # which tells shallow from deep cells by what they express of the genes asked for
+    weighted_B = np.average(sample.count_BQ > 0, axis=1, weights=sample.weight_BQ)
+    expected_B = (counts > 0) @ expected_G
+    np.testing.assert_allclose(weighted_B, expected_B, atol=0.03)
+    assert (sample.count_BQ > 0).mean(axis=1).min() > 0.5 > expected_B[:8].max()
+
+
+def test_weights_are_bounded():
+    sample = draw(tokenized(make_counts()), n=400)
+    assert 0 < sample.weight_BQ.min() < 0.7
+    assert 1 < sample.weight_BQ.max() <= 2
+    absent_BQ = sample.count_BQ == 0
+    np.testing.assert_allclose(sample.weight_BQ[absent_BQ], 2)
+    assert draw(tokenized(make_counts()), n=1).weight_BQ.min() == 1  # none of the cell's own
+
+
 def test_genes_are_known_only_where_they_are_measured():
     tokens = tokenized(make_counts())
     measured_BG = np.random.default_rng(5).random((30, N_GENES)) < 0.7
     sample = draw(tokens, measured_BG=measured_BG)
     np.testing.assert_array_equal(
-        sample.known_BQ, np.take_along_axis(measured_BG, sample.gene_BQ, axis=1)
+        sample.weight_BQ > 0, np.take_along_axis(measured_BG, sample.gene_BQ, axis=1)
     )
-    assert 0 < sample.known_BQ.mean() < 1
+    assert 0 < (sample.weight_BQ > 0).mean() < 1
 
 
 def test_the_same_seed_draws_the_same():
@@ -128,14 +158,14 @@ def test_of_an_empty_cell_nothing_is_known():
     counts = make_counts(5)
     counts[[0, 2, 4]] = 0
     sample = draw(tokenized(counts))
-    assert sample.known_BQ.any(axis=1).tolist() == [False, True, False, True, False]
+    assert sample.weight_BQ.any(axis=1).tolist() == [False, True, False, True, False]
     assert not sample.count_BQ[[0, 2, 4]].any()
     assert (sample.gene_BQ < N_GENES).all()
     counts[:] = 0
     nothing = draw(tokenized(counts))
     assert nothing.gene_BQ.shape == (5, 20)
     assert (nothing.gene_BQ == N_GENES).all()
-    assert not nothing.known_BQ.any()
+    assert not nothing.weight_BQ.any()
     assert not nothing.own_BQ.any()
 
 

@@ -172,7 +172,7 @@ def test_seed_and_step_decide_the_genes_that_are_predicted(augment):
     first, second = make_sampler(augment=augment), make_sampler(augment=augment)
     second.context_batch(3, 6, 8)
     a, b = first.context_batch(7, 6, 8), second.context_batch(7, 6, 8)
-    for name in ("gene_BQ", "own_BQ", "count_BQ", "known_BQ"):
+    for name in ("gene_BQ", "own_BQ", "count_BQ", "weight_BQ"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     for x, y in zip(arrays(a.tokens), arrays(b.tokens), strict=True):
         np.testing.assert_array_equal(x, y)
@@ -208,9 +208,9 @@ def test_genes_that_the_source_of_a_cell_does_not_measure_are_not_known():
     source_B = sample.tokens.values(N_GENES)[:, 1].toarray().ravel() > 0
     expected_BG = corpus.measured_SG[source_B.astype(int)]
     np.testing.assert_array_equal(
-        sample.known_BQ, np.take_along_axis(expected_BG, sample.gene_BQ, axis=1)
+        sample.weight_BQ > 0, np.take_along_axis(expected_BG, sample.gene_BQ, axis=1)
     )
-    assert 0.5 < sample.known_BQ.mean() < 0.95
+    assert 0.5 < (sample.weight_BQ > 0).mean() < 0.95
 
 
 def test_a_part_of_a_corpus_that_lacks_a_study_is_sampled_without_a_warning():

@@ -227,9 +227,9 @@ class GeneContext(nn.Module):
 
 
 def count_loss(
-    log_rate_BQ: Tensor, count_BQ: Tensor, total_B: Tensor, known_BQ: Tensor, log_size: Tensor
+    log_rate_BQ: Tensor, count_BQ: Tensor, total_B: Tensor, weight_BQ: Tensor, log_size: Tensor
 ) -> Tensor:
-    """Mean negative log-likelihood of counts: negative binomial with mean total x CP10k / 10,000.
+    """Weighted mean negative log-likelihood: negative binomial, mean total x CP10k / 10,000.
 
     Parameters
     ----------
@@ -239,8 +239,8 @@ def count_loss(
         Counts.
     total_B
         Counts of each cell.
-    known_BQ
-        False where a gene was not measured, or a query is padding: it does not count.
+    weight_BQ
+        What each counts: 0 where a gene was not measured, or a query is padding.
     log_size
         Logarithm of the size (the inverse of the dispersion).
     """
@@ -251,4 +251,4 @@ def count_loss(
         - size * (log_size - torch.log(size + mean_BQ))
         - count_BQ * (torch.log(mean_BQ + 1e-12) - torch.log(size + mean_BQ))
     )  # fmt: skip
-    return (loss_BQ * known_BQ).sum() / known_BQ.sum().clamp(min=1)
+    return (loss_BQ * weight_BQ).sum() / weight_BQ.sum().clamp(min=torch.finfo(torch.float32).tiny)
