@@ -35,7 +35,7 @@ SOFTENED = 0.01
 NOVEL_SHARE = 0.01
 #: What cells of types that the reference lacks weigh when the confidence is fitted.
 NOVEL_WEIGHT = 0.25
-#: Strength of the prior that slopes and offset of the confidence are 0.
+#: Strength of the prior on the confidence's map (`fit_logistic`).
 _RIDGE = 1e-3
 
 
@@ -81,6 +81,10 @@ class HeldOut:
         """Return some of the cells."""
         streams = {name: stream[rows] for name, stream in self.streams.items()}
         return HeldOut(streams, *(getattr(self, name)[rows] for name in _PER_CELL))
+
+    def there(self) -> np.ndarray:
+        """Tell which classes the reference of each cell had (B x T): others have no evidence."""
+        return np.any([stream != 0 for stream in self.streams.values()], axis=0)
 
     def weights(self, novel_share: float) -> np.ndarray:
         """Weigh studies the same, cells whose type was removed `novel_share` in all; sum 1."""
@@ -154,11 +158,11 @@ class _Search:
 
     def __init__(self, cells: HeldOut, scorer: "Scorer") -> None:
         self.cells = cells
+        self.there_BT = cells.there()
         self.scorer = scorer
 
     def value(self, fusion: Fusion) -> float:
-        posterior_BT = fuse(self.cells.streams, fusion).astype(np.float32)
-        leaf_B = (posterior_BT @ self.scorer.worth(fusion.weight_near)).argmax(axis=1)
+        leaf_B = self.scorer.leaf(self.cells, fusion, self.there_BT)
         scores = self.scorer.mean_scores(leaf_B, self.cells.class_B, self.cells.study_B)
         return float(np.prod(np.add(scores, SOFTENED)))
 
@@ -232,6 +236,13 @@ class Scorer:
             self._worth[near] = worth(self.label_ids, self.ontology, near).astype(np.float32)
         return self._worth[near]
 
+    def leaf(self, cells: HeldOut, fusion: Fusion, there_BT: np.ndarray) -> np.ndarray:
+        """Return the best label of each cell, of those that its reference had."""
+        posterior_BT = fuse(cells.streams, fusion).astype(np.float32)
+        value_BT = np.where(there_BT, posterior_BT @ self.worth(fusion.weight_near), -np.inf)
+        leaf_B: np.ndarray = value_BT.argmax(axis=1)
+        return leaf_B
+
     def mean_scores(
         self, answer_B: np.ndarray, class_B: np.ndarray, study_B: np.ndarray
     ) -> tuple[float, float, float]:
@@ -270,15 +281,14 @@ def _scale_confidence(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> tuple[F
     A label holds where the true term is the label itself, one below it, or (authors' labels
     differ in depth) one above it; it fails where the two lie on different branches.
     """
-    posterior_BT = fuse(cells.streams, fusion)
-    leaf_B = (posterior_BT @ scorer.worth(fusion.weight_near)).argmax(axis=1)
+    leaf_B = scorer.leaf(cells, fusion, cells.there())
     mass_BT = pool(cells.streams, fusion) @ scorer.right_TT.T
     mass_B = np.take_along_axis(mass_BT, leaf_B[:, None], axis=1)[:, 0]
     holds_B = scorer.right_TT[cells.class_B, leaf_B] | scorer.right_TT[leaf_B, cells.class_B]
-    feature_BF = np.stack([log_odds(mass_B), cells.nearest_B, np.ones(len(leaf_B))], axis=1)
+    feature_BF = np.stack([log_odds(mass_B), cells.nearest_B], axis=1)
     slope, slope_nearest, offset = fit_logistic(
         feature_BF, holds_B, cells.weights(NOVEL_WEIGHT), ridge=_RIDGE,
-        bounds=[(0.0, None), (0.0, None), (None, None)],
+        bounds=[(0.0, None), (0.0, None)],
     )  # fmt: skip
     fusion = dataclasses.replace(
         fusion, slope=slope, slope_nearest=slope_nearest, offset=offset, pooled=True
@@ -293,8 +303,7 @@ def _fit_sets(fusion: Fusion, seen: HeldOut, scorer: Scorer) -> Fusion:
     count: their sets fail.
     """
     covers_BT = (scorer.right_TT | scorer.right_TT.T)[seen.class_B]
-    # a class that the reference of a fold did not have is silent in every stream
-    there_BT = np.any([stream != 0 for stream in seen.streams.values()], axis=0)
+    there_BT = seen.there()
     prob_BT = np.where(there_BT, pool(seen.streams, fusion), 0.0)
     prob_BT /= prob_BT.sum(axis=1, keepdims=True)
     ahead_B = mass_ahead(prob_BT, covers_BT & there_BT)

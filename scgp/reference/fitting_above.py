@@ -37,7 +37,7 @@ LACKING_WEIGHT = 0.5
 #: that fewer are right than it says. Of the cells of left-out studies that get one, 95 % are of it,
 #: and 91 % where the network, too, had never seen half of the types (docs/log.md).
 SURE_ABOVE = 0.96
-#: Strength of the prior that slopes and offset are 0, and fewest pairs.
+#: Strength of the prior on the map (`fit_logistic`), and fewest pairs.
 _RIDGE, _FEWEST = 1e-4, 50
 
 
@@ -67,7 +67,7 @@ def fit_above(
     feature_MF, holds_M, weight_M = _pairs(fusion, cells, leaf_sure_B, label_ids, ontology)
     if len(holds_M) < _FEWEST or holds_M.all() or not holds_M.any():
         return fusion
-    bounds = [(0.0, None), (None, None), (0.0, None), (0.0, None), (None, None)]
+    bounds = [(0.0, None), (None, None), (0.0, None), (0.0, None)]
     above = fit_logistic(feature_MF, holds_M, weight_M, bounds=bounds, ridge=_RIDGE)
     return dataclasses.replace(fusion, above=above, threshold_above=SURE_ABOVE)
 
@@ -88,9 +88,7 @@ def _pairs(
     mass_BA = pool(asked.streams, fusion) @ above_AT.T
     row_M, term_M = np.nonzero(useful_A & (mass_BA > LEAST_MASS))
     odds_M, breadth_M = log_odds(mass_BA[row_M, term_M]), breadth(term_ids, ontology)[term_M]
-    features = [
-        odds_M, breadth_M * odds_M, asked.nearest_B[row_M], breadth_M, np.ones(len(row_M)),
-    ]  # fmt: skip
+    features = [odds_M, breadth_M * odds_M, asked.nearest_B[row_M], breadth_M]
     holds_M = above_AT[term_M, asked.class_B[row_M]]
     weight_B = cells.weights(LACKING_WEIGHT)[doubted]
     weight_M = weight_B[row_M] / max(weight_B[row_M].sum(), 1e-300)
