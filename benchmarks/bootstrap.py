@@ -50,8 +50,32 @@ def resampled_scores(
     is left out of that resample's macro-F1.
     """
     asked_N = np.ones(len(true_N), bool) if asked_N is None else asked_N
-    n_asked = int(asked_N.sum())
     weight_RN = _weights(asked_N, rng, n_resamples)
+    return _weighted_scores(true_N, labels, ancestors, weight_RN=weight_RN, asked_N=asked_N)
+
+
+def observed_scores(
+    true_N: NDArray[np.object_],
+    labels: Labels,
+    ancestors: Ancestors,
+    *,
+    asked_N: NDArray[np.bool_] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Score the cells of one unit as they are: 1 x 3 for each row, as `resampled_scores`."""
+    asked_N = np.ones(len(true_N), bool) if asked_N is None else asked_N
+    weight_1N = np.ones((1, len(true_N)), np.float32)
+    return _weighted_scores(true_N, labels, ancestors, weight_RN=weight_1N, asked_N=asked_N)
+
+
+def _weighted_scores(
+    true_N: NDArray[np.object_],
+    labels: Labels,
+    ancestors: Ancestors,
+    *,
+    weight_RN: NDArray[np.float32],
+    asked_N: NDArray[np.bool_],
+) -> dict[str, NDArray[np.float64]]:
+    n_asked = int(asked_N.sum())
     term_T, code_N = np.unique(true_N.astype(str), return_inverse=True)
     was_RT = weight_RN @ _one_hot(code_N, len(term_T))
     there_RT = (was_RT > 0) & np.isin(np.arange(len(term_T)), code_N[asked_N])
@@ -136,32 +160,30 @@ def differences(
 
     Returns
     -------
-    For each other row and each of `SCORES`: mean difference, and the bounds of the 95 % interval.
+    For each other row and each of `SCORES`: the difference of the cells as they are, which is that
+    of the tables, and the bounds of the 95 % interval over resamples.
     """
     rng = np.random.default_rng(seed)
-    resampled = {
-        name: resampled_scores(
-            true_N,
-            labels,
-            ancestors,
-            rng=rng,
-            n_resamples=n_resamples,
-            asked_N=None if asked is None else asked[name],
+    observed, resampled = {}, {}
+    for name, (true_N, labels) in sorted(units.items()):
+        asked_N = None if asked is None else asked[name]
+        observed[name] = observed_scores(true_N, labels, ancestors, asked_N=asked_N)
+        resampled[name] = resampled_scores(
+            true_N, labels, ancestors, rng=rng, n_resamples=n_resamples, asked_N=asked_N
         )
-        for name, (true_N, labels) in sorted(units.items())
-    }
     rows = sorted({row for found in resampled.values() for row in found} - {ours})
     result = {}
     for row in rows:
-        both = [found for found in resampled.values() if row in found and ours in found]
+        both = [name for name, found in resampled.items() if row in found and ours in found]
         if not both:
             continue
-        gap_RU3 = np.stack([found[ours] - found[row] for found in both], axis=1)
+        gap_3 = np.mean([observed[u][ours][0] - observed[u][row][0] for u in both], axis=0)
+        gap_RU3 = np.stack([resampled[u][ours] - resampled[u][row] for u in both], axis=1)
         drawn_RU = rng.integers(len(both), size=(n_resamples, len(both)))
         gap_R3 = np.take_along_axis(gap_RU3, drawn_RU[:, :, None], axis=1).mean(axis=1)
         low_3, high_3 = np.percentile(gap_R3, LEVEL, axis=0)
         result[row] = {
-            name: (float(gap_RU3[..., i].mean()), float(low_3[i]), float(high_3[i]))
+            name: (float(gap_3[i]), float(low_3[i]), float(high_3[i]))
             for i, name in enumerate(SCORES)
         }
     return result

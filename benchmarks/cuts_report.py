@@ -223,12 +223,11 @@ those of benchmark.md, on the cells of the cut: mean over units (files of `eval`
 cells belong to the cut is scored on these as if nothing else had been asked (types that are rare:
 among all its cells). A study with fewer than 10 cells in a cut is left out of it. The best peer is
 the baseline of the highest mean on that cut and score, chosen after the fact, so the lead over it
-is the least favourable one. Leads: mean over the resamples of a paired bootstrap over units and
-cells, with its 95 % interval; the mean can differ from the difference of two table entries in the
-last digits. \\*: one unit, so the interval is over cells alone and says nothing of other
-studies. With two to five units an interval over units is too narrow to trust. Many cuts were
-looked at, and nothing is corrected for that. Technology never varies by itself: tissue, labels and
-genes do too."""
+is the least favourable one. Leads: the difference of the scores, with the 95 % interval of a
+paired bootstrap over units and cells. \\*: one unit, so the interval is over cells alone and says
+nothing of other studies. With two to five units an interval over units is too narrow to trust.
+Many cuts were looked at, and nothing is corrected for that. Technology never varies by itself:
+tissue, labels and genes do too."""
 
 
 def _section(cut: Cut, found: Mapping[str, Any]) -> list[str]:

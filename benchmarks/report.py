@@ -237,8 +237,8 @@ better). ECE by chance: that of a unit whose confidences are exactly true, which
 cells are few. Means over units, then mean ± standard deviation over seeds. Reachable: the share of
 cells whose term, or one below it, is a label of the training cells. "(shift)": the same study
 trains (control cells) and is asked (stimulated cells); that is no new study. "A -> B": the cells of
-A are the only reference, those of B are asked. Differences: means over units and seeds, with the
-95 % interval of a paired bootstrap (1,000 resamples of units, and of cells within them)."""
+A are the only reference, those of B are asked. Differences: of the means over units and seeds, with
+the 95 % interval of a paired bootstrap (1,000 resamples of units, and of cells within them)."""
 
 
 def write_report(folder: Path, results: Path, ancestors: Ancestors, command: str) -> str:

@@ -62,6 +62,36 @@ def test_a_better_method_is_surely_better_and_an_equal_one_is_not():
         assert found["same"][name] == (0, 0, 0)
 
 
+@pytest.mark.parametrize("rare", [False, True])
+def test_the_difference_is_that_of_the_scores_and_not_the_mean_over_resamples(rare):
+    """Few cells of many terms: resamples lose terms, so their mean macro-F1 is another."""
+    units, asked, expected = {}, {}, []
+    for i in range(3):
+        true_N, good_N = labels(12, 0.7, i)
+        bad_N = labels(12, 0.3, i)[1]
+        units[str(i)] = (true_N, {"ours": [good_N, true_N], "other": [bad_N]})
+        asked[str(i)] = (true_N == "CD8") if rare else np.ones(12, bool)
+        terms = sorted(set(true_N[asked[str(i)]]))
+        ours, theirs = (
+            np.mean(
+                [
+                    [
+                        macro_f1(true_N, counted_as(true_N, said_N, ancestors), terms),
+                        macro_f1(true_N, said_N, terms),
+                        soft_scores(true_N, said_N, ancestors)[asked[str(i)]].mean(),
+                    ]
+                    for said_N in said
+                ],
+                axis=0,
+            )
+            for said in ([good_N, true_N], [bad_N])
+        )
+        expected.append(ours - theirs)
+    found = differences(units, ancestors, ours="ours", n_resamples=20, asked=asked)["other"]
+    shown = [found[name][0] for name in SCORES]
+    np.testing.assert_allclose(shown, np.mean(expected, axis=0), atol=1e-6)
+
+
 def test_units_that_one_method_lacks_do_not_count():
     true_N, said_N = labels(60, 0.8, 1)
     units = {
