@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.bootstrap import SCORES, differences
 from benchmarks.folds import SHIFT_GROUPS, group_of
+from benchmarks.mapped import fit_maps, mapped_error
 from benchmarks.pairs import REACHABLE_ONLY, reachable_cells
 from benchmarks.scores import Answer, mean_over, reachable, score, spread_over
 from benchmarks.smoothed_method import NAME as SMOOTHED
@@ -46,6 +47,7 @@ DOUBT = {
     "aurc": ("AURC", 3),
     "holds": ("holds", 3),
     "ece_holds": ("ECE, holds", 3),
+    "ece_holds_mapped": ("ECE, holds, mapped", 3),
     "aurc_holds": ("AURC, holds", 3),
     "ece_chance": ("ECE by chance", 3),
 }
@@ -62,6 +64,7 @@ def collect(folder: Path, ancestors: Ancestors) -> tuple[Scores, list[dict[str, 
     """
     scores: Scores = defaultdict(dict)
     facts = []
+    maps = fit_maps(read_runs(folder), ancestors)
     for run in read_runs(folder):
         facts.append({name: value for name, value in run.items() if name not in {"files", "truth"}})
         for section, table in _tables(run, ancestors):
@@ -73,6 +76,8 @@ def collect(folder: Path, ancestors: Ancestors) -> tuple[Scores, list[dict[str, 
                 true_N = part["true"].to_numpy(dtype=object)
                 found = score(true_N, answer, ancestors)
                 found["reachable"] = reachable(true_N, run["trained"], ancestors)
+                by = maps.get((run["setting"], run["fold"], str(row), int(run["seed"])))
+                found["ece_holds_mapped"] = mapped_error(true_N, answer, by, ancestors)
                 key = (section, str(row), int(run["seed"]))
                 scores[key][f"{name}{SHIFT}" if shift else str(name)] = found
     return dict(scores), facts
@@ -238,7 +243,15 @@ cells are few. Means over units, then mean ± standard deviation over seeds. Rea
 cells whose term, or one below it, is a label of the training cells. "(shift)": the same study
 trains (control cells) and is asked (stimulated cells); that is no new study. "A -> B": the cells of
 A are the only reference, those of B are asked. Differences: of the means over units and seeds, with
-the 95 % interval of a paired bootstrap (1,000 resamples of units, and of cells within them)."""
+the 95 % interval of a paired bootstrap (1,000 resamples of units, and of cells within them).
+
+*ECE, holds, mapped*: scgp's confidence is fitted to whether a label holds and summed up the
+ontology, a peer's is its largest probability of one label. So here each method, scgp too, has a
+logistic map of two parameters, fitted to its own answers on left-out studies (same seed, each study
+alike): for a fold those of the other folds, for `eval` all of them; "-" without such runs. The
+models of the other folds were trained on the studies of the fold, so its map is not quite
+independent of it. The peers are not summed up the ontology, for only their largest probability is
+stored; what that would give them is not seen here."""
 
 
 def write_report(folder: Path, results: Path, ancestors: Ancestors, command: str) -> str:
