@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -19,7 +20,7 @@ from scgp.cells.excerpt import excerpt
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.describe import uses_descriptions
 from scgp.device import resolve_device
-from scgp.errors import ArgumentError, LabelError
+from scgp.errors import ArgumentError, LabelError, warn_user
 from scgp.model.checkpoint import KIND, MANIFEST, Model
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.directory import check_target
@@ -103,7 +104,9 @@ def train(
     calibrate_on_studies
         Fit fusion weights, thresholds and temperatures on studies held out in turn (with one study,
         on donors), which trains the pooled view once for each of three folds, all its steps. False
-        keeps those of `base`, or the defaults.
+        keeps those of `base`, or the defaults. Studies that `base` was trained on are not new to
+        its network when they are held out: a warning names them, for confidence, sets and bounds
+        of novelty then promise too much.
     layer, use_raw
         Where the counts are, if not in ``X``; of AnnData alone.
     stream
@@ -196,6 +199,8 @@ def train(
     kept = model.details.get("calibration")
     fusion = Fusion.from_dict(kept) if kept else None
     if calibrate_on_studies and processes.rank == 0:
+        if study_key is not None:  # else studies are named after files
+            _warn_of_seen(model, corpus)
         fusion = calibrate(
             seen, seen_types, seed=settings.seed,
             fit=_fold_fitter(model, settings, on, progress=progress),
@@ -209,13 +214,14 @@ def train(
         processes.await_first()
         return Model.load(out)
     with processes.awaited():
-        details = {
+        details: dict[str, Any] = {
             "settings": settings.to_dict(),
             "corpus": _describe(corpus),
             "calibration": fusion.to_dict() if fusion else None,
         }
         if base is not None:
             details["base"] = model.details["base"]
+            details["base_studies"] = _seen_studies(model)
         trained = Model(
             model.config, model.network, model.genes, model.phenotypes,
             markers=model.markers, card=card, details=details,
@@ -372,6 +378,26 @@ def _describe(corpus: Corpus) -> dict[str, object]:
         "n_drawn": int(corpus.drawn_N.sum()),
         "studies": sorted({corpus.studies[s] for s in corpus.study_N[~corpus.drawn_N]}),
     }
+
+
+def _seen_studies(model: Model) -> list[str]:
+    """Return the studies that the network of a model, and of those it was made from, has seen."""
+    corpus = model.details.get("corpus") or {}
+    return sorted({*corpus.get("studies", []), *model.details.get("base_studies", [])})
+
+
+def _warn_of_seen(base: Model, corpus: Corpus) -> None:
+    """Warn where studies are held out for calibration that the network has learnt from already."""
+    held = {corpus.studies[s] for s in corpus.study_N[~corpus.drawn_N]}
+    seen = held & set(_seen_studies(base))
+    if seen:
+        named = ", ".join(map(repr, sorted(seen)[:3])) + (" ..." if len(seen) > 3 else "")
+        warn_user(
+            f"the base model was trained on {len(seen)} of these studies ({named}): "
+            "held out, they are not new to the network, so that confidence, label sets and bounds "
+            "of novelty will promise too much; train without base=, or keep the base's calibration "
+            "(calibrate_on_studies=False)"
+        )
 
 
 def _keep_history(work: Path, out: Path) -> None:

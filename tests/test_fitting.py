@@ -19,6 +19,7 @@ from scgp.phenotypes.ontology import Ontology
 from scgp.reference.conformal import NEVER, label_sets, mass_for
 from scgp.reference.evidence import STREAMS, Fusion, fuse, pool
 from scgp.reference.fitting import TOTAL, HeldOut, Scorer, fit_answers
+from scgp.reference.logistic import fit_logistic
 
 # T cell > CD4, CD8; B cell; monocyte > classical monocyte; endothelial; a label that is no term
 IDS = [
@@ -120,6 +121,58 @@ def test_likeness_to_the_reference_counts_where_it_tells():
     with_it = fit(dataclasses.replace(cells, nearest_B=nearest_B))
     assert with_it.slope_nearest > 3 * max(fit(cells).slope_nearest, 0.3)
     assert with_it.slope > 0
+
+
+def planted(scale, n_cells=8000, seed=0):
+    """Answers that hold as two features say, the second of a deviation of `scale` (synthetic)."""
+    rng = np.random.default_rng(seed)
+    feature_MF = np.column_stack(
+        [rng.normal(1, 2, n_cells), 0.85 + scale * rng.normal(size=n_cells)]
+    )
+    odds_M = 0.5 * feature_MF[:, 0] + (feature_MF[:, 1] - 0.85) / scale + 0.3
+    holds_M = rng.random(n_cells) < 1 / (1 + np.exp(-odds_M))
+    return feature_MF, holds_M, np.full(n_cells, 1 / n_cells)
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.06, 1.0])
+def test_a_feature_counts_whatever_its_scale(scale):
+    """Cosines to the nearest cell deviate by .06: a prior on raw slopes took most of theirs."""
+    bounds = [(0.0, None), (0.0, None)]
+    slope, slope_scaled, offset = fit_logistic(*planted(scale), bounds=bounds, ridge=1e-3)
+    assert slope == pytest.approx(0.5, abs=0.05)
+    assert slope_scaled * scale == pytest.approx(1, abs=0.1)
+    assert offset + 0.85 * slope_scaled == pytest.approx(0.3, abs=0.1)
+
+
+def test_the_map_is_held_by_its_bounds_and_by_the_prior():
+    feature_MF, holds_M, weight_M = planted(1.0)
+    bounds = [(0.0, None), (None, 0.0)]
+    _, held, _ = fit_logistic(feature_MF, holds_M, weight_M, bounds=bounds, ridge=1e-3)
+    assert held == 0
+    free = [(None, None)] * 2
+    constant_MF = np.column_stack([feature_MF[:, 0], np.full(len(holds_M), 0.7)])
+    slope, none, _ = fit_logistic(constant_MF, holds_M, weight_M, bounds=free, ridge=1e-3)
+    assert none == 0
+    assert slope > 0.2
+    always = fit_logistic(
+        feature_MF, np.ones(len(holds_M), bool), weight_M, bounds=free, ridge=1e-3
+    )
+    assert np.isfinite(always).all()
+
+
+def test_no_label_that_the_reference_lacked_is_an_answer():
+    cells = make_cells("head", 200)
+    there_BT = np.ones((200, len(IDS)), bool)
+    there_BT[:100, 4] = False  # CD4 T cells, near to what the first half is called
+    streams = {name: np.where(there_BT, x_BT, 0.0) for name, x_BT in cells.streams.items()}
+    lacking = dataclasses.replace(cells, streams=streams)
+    np.testing.assert_array_equal(lacking.there(), there_BT)
+    scorer = Scorer(IDS, CL)
+    scorer._worth[4.0] = np.full((len(IDS), len(IDS)), 0.1, np.float32)
+    scorer._worth[4.0][:, 4] = 1  # whatever is believed, this label is the nearest
+    leaf_B = scorer.leaf(lacking, Fusion(weight_near=4.0), lacking.there())
+    assert 4 not in leaf_B[:100]
+    assert (leaf_B[100:] == 4).all()
 
 
 def test_novelty_is_the_first_percentile_of_known_cells():

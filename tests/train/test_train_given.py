@@ -165,3 +165,20 @@ def test_a_base_brings_its_own_parts(cells, whole, tmp_path):
         train(cells, tmp_path / "model", base=whole[0])
     with pytest.raises(CheckpointError, match="does not exist"):
         train(cells, tmp_path / "model", base=tmp_path / "nowhere", **NONE)
+
+
+def test_studies_that_the_base_has_seen_are_no_test_of_confidence(cells, tmp_path):
+    first = train(cells, tmp_path / "first")
+    new = make_cells(studies=("d", "e"), seed=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScgpWarning)
+        second = train(
+            new, tmp_path / "second", base=first, calibrate_on_studies=True, **NONE
+        )  # neither is among the base's
+    assert second.details["base_studies"] == ["a", "b", "c"]
+    again = {"base": second, "calibrate_on_studies": True, **NONE}
+    with pytest.warns(ScgpWarning, match=r"trained on 2 of these studies \('a', 'd'\)"):
+        train(make_cells(studies=("a", "d", "x"), seed=6), tmp_path / "third", **again)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScgpWarning)
+        train(new, tmp_path / "kept", base=second, **NONE)
