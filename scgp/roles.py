@@ -1,10 +1,10 @@
 """gene_roles(): the roles of one gene, by its contexts, with names.
 
-Owns the verb and how contexts become roles. Must not know how sets of genes are scored
-(`gene_sets`) nor how genes are read (`reading`).
+Owns the verb and what is told of a role. Must not know how contexts become roles (`role_groups`),
+how sets of genes are scored (`gene_sets`) nor how genes are read (`reading`).
 
-Shape suffixes: C cells read, K contexts, T genes read, R directions, W roles, E width of the joint
-space.
+Shape suffixes: C cells read, K contexts, T genes read, G genes of the model, M pairs of cell and
+gene, D width of the contextual embeddings, W roles, E width of the joint space.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from scgp.device import resolve_device
 from scgp.embed import embed_rows, resolve_model
 from scgp.errors import ArgumentError
 from scgp.groups import group_codes, say_left_out
+from scgp.in_context.between import context_means
 from scgp.in_context.gene_sets import enriched, read_gene_sets
 from scgp.in_context.panel import choose_panel
 from scgp.in_context.reading import CellsToRead, always, check_context
+from scgp.in_context.role_groups import Noise, joined, noise_of
 from scgp.number import whole_number
 from scgp.phenotypes.ontology import Ontology
 from scgp.progress import progress_bar
@@ -40,12 +42,8 @@ if TYPE_CHECKING:
 
 #: Genes that the gene's shifts are compared with, and the nearest of them whose sets are scored.
 N_READ, N_NEAREST = 2000, 100
-#: Names, genes and terms told of each role; a silhouette below this means one role.
-N_TOLD, LEAST_SILHOUETTE = 3, 0.25
-#: Most roles that are looked for.
-MOST_ROLES = 6
-#: A distance that noise explains whole still counts this share of what it was measured to be.
-LEAST_APART = 1e-6
+#: Names, genes and terms told of each role.
+N_TOLD = 3
 _COLUMNS = [
     "gene", "role", "contexts", "n_cells", "shift", "nearest_genes", "gene_sets", "gene_set_q",
     "terms",
@@ -120,7 +118,10 @@ def gene_roles(
     -----
     The interaction is like that of :func:`scgp.polyfunctionality`, against all genes read that
     are of a like mean level over these cells, and without donors. Contexts are joined by average
-    linkage on the distance of their mean interactions. The nearest genes are those that the model
+    linkage on the distance of their mean interactions, less the noise that these have because cells
+    of a context differ. Two contexts are 0 apart unless they differ by more than noise would make
+    any two of a table in 19 of 20 tables (chi-square with Satterthwaite's degrees of freedom;
+    cells are taken as independent). The nearest genes are those that the model
     moves as it moves this gene: a hypothesis about roles, not a measurement of them. Terms describe
     the cells, not the gene.
 
@@ -170,7 +171,7 @@ def gene_roles(
     with progress_bar(len(row_C), what="read", unit="cell", shown=progress) as advance:
         cells = CellsToRead(model, lambda: [rows], token_V, len(row_C), on, advance)
         interactions = _interactions(cells, own, code_C, len(kept), seed)
-    role_K = _roles(interactions.of_gene_KD, interactions.noise_K, n_roles)
+    role_K = joined(interactions.of_gene_KD, interactions.noise, n_roles)
     vectors = embed_rows(model, [rows], token_V, device=on).type_BE
     table = [
         _role(model, own, np.flatnonzero(role_K == w), code_C, kept, interactions, vectors, sets)
@@ -222,19 +223,24 @@ def _drawn(  # noqa: PLR0917 (what is known of the cells)
 class _Interactions:
     """What was read: the gene's mean interaction by context and its noise, and predicted rates.
 
-    ``rate_CT`` is the predicted log CP10k of every gene read, in every cell.
+    ``rate_CT`` is the predicted log CP10k of every gene read, in every cell. Interactions are less
+    their mean over contexts.
     """
 
     gene_T: np.ndarray
     rate_CT: np.ndarray
     of_gene_KD: np.ndarray
-    noise_K: np.ndarray
+    noise: Noise
 
 
 def _interactions(
     cells: CellsToRead, own: int, code_C: np.ndarray, n_contexts: int, seed: int
 ) -> _Interactions:
-    """Read the gene and the most detected others in all cells, and take the bins' means away."""
+    """Read the gene and the most detected others in all cells, and take its mates' mean away.
+
+    Its mates are the others of its bin of expression and the two beside it. They carry the state of
+    the cell as the gene does, so it is no part of an interaction, nor of its noise.
+    """
     config = cells.model.config
     (rows,) = cells.blocks()
     tokens = cells.model.tokenizer.tokenize(rows, cells.token_V)
@@ -244,76 +250,25 @@ def _interactions(
     gene_T = np.sort(np.argsort(-detected_G, kind="stable")[:N_READ])
     gene_T = gene_T[detected_G[gene_T] > 0]
     level_T = np.asarray(value_CG[:, gene_T].mean(axis=0)).ravel()
-    bin_T = choose_panel(level_T, gene_T, config.n_genes, seed)[2][gene_T]
+    bin_G = choose_panel(level_T, gene_T, config.n_genes, seed)[2]
+    mate_G = (bin_G >= 0) & (np.abs(bin_G - bin_G[own]) <= 1)
+    mate_G[own] = False
     place_G = np.zeros(config.n_genes + 1, np.int64)
     place_G[gene_T] = np.arange(len(gene_T))
-    size_K = np.bincount(code_C, minlength=n_contexts)
-    sum_TKD = np.zeros((len(gene_T), n_contexts, config.width))
     own_CD = np.zeros((len(code_C), config.width))
+    mates_CD = np.zeros_like(own_CD)
     rate_CT = np.zeros((len(code_C), len(gene_T)), np.float32)
     for read in cells.read(always(gene_T)):
-        np.add.at(sum_TKD, (place_G[read.gene_M], code_C[read.cell_M]), read.context_MD)
-        rate_CT[read.cell_M, place_G[read.gene_M]] = read.log_rate_M
-        mine = read.gene_M == own
+        mine, mate = read.gene_M == own, mate_G[read.gene_M]
         own_CD[read.cell_M[mine]] = read.context_MD[mine]
+        np.add.at(mates_CD, read.cell_M[mate], read.context_MD[mate])
+        rate_CT[read.cell_M, place_G[read.gene_M]] = read.log_rate_M
         if cells.advance is not None:  # a chunk has all that is read of its cells
             cells.advance(len(np.unique(read.cell_M)))
-    shift_TKD = sum_TKD / size_K[:, None]
-    shift_TKD -= shift_TKD.mean(axis=1, keepdims=True)
-    of_gene_KD = (shift_TKD - _of_neighbouring_bins(shift_TKD, bin_T))[place_G[own]]
-    mean_KD = sum_TKD[place_G[own]] / size_K[:, None]
-    spread_K = np.bincount(code_C, ((own_CD - mean_KD[code_C]) ** 2).sum(axis=1))
-    noise_K = spread_K / np.maximum(size_K - 1, 1) / size_K
-    return _Interactions(gene_T, rate_CT, of_gene_KD, noise_K)
-
-
-def _of_neighbouring_bins(shift_TKD: np.ndarray, bin_T: np.ndarray) -> np.ndarray:
-    """Return the mean of the other genes of the same bin and the two beside it."""
-    n_bins = int(bin_T.max()) + 1
-    sums = np.zeros((n_bins, *shift_TKD.shape[1:]))
-    np.add.at(sums, bin_T, shift_TKD)
-    size = np.bincount(bin_T, minlength=n_bins)
-    near = np.abs(np.arange(n_bins)[:, None] - np.arange(n_bins)) <= 1
-    total = np.einsum("ab,bkd->akd", near, sums)[bin_T] - shift_TKD
-    others: np.ndarray = total / np.maximum(near @ size - 1, 1)[bin_T][:, None, None]
-    return others
-
-
-def _roles(shift_KR: np.ndarray, noise_K: np.ndarray, n_roles: int | None) -> np.ndarray:
-    """Join contexts by average linkage on distances corrected for the noise of the means."""
-    from scipy.cluster.hierarchy import cut_tree, linkage
-    from scipy.spatial.distance import squareform
-
-    square = ((shift_KR[:, None] - shift_KR[None]) ** 2).sum(axis=-1)
-    distance = np.sqrt(np.maximum(square - noise_K[:, None] - noise_K[None], 0))
-    np.fill_diagonal(distance, 0)
-    n_contexts = len(shift_KR)
-    # contexts that noise does not tell apart are joined first, the nearest of them before others
-    apart = np.maximum(distance, LEAST_APART * np.sqrt(square))
-    tree = linkage(squareform(apart, checks=False), "average")
-    if n_roles is not None:
-        return np.asarray(cut_tree(tree, min(n_roles, n_contexts))[:, 0])
-    best, chosen = LEAST_SILHOUETTE, np.ones(n_contexts, np.int64)
-    for n in range(2, min(MOST_ROLES, n_contexts - 1) + 1):
-        role_K = np.asarray(cut_tree(tree, n)[:, 0])
-        score = _silhouette(distance, role_K)
-        if score > best:
-            best, chosen = score, role_K
-    return chosen
-
-
-def _silhouette(distance: np.ndarray, role_K: np.ndarray) -> float:
-    """Return the mean silhouette (Rousseeuw 1987); a context alone in its role counts 0."""
-    scores = []
-    for k, role in enumerate(role_K):
-        own = np.flatnonzero((role_K == role) & (np.arange(len(role_K)) != k))
-        if not len(own):
-            scores.append(0.0)
-            continue
-        a = distance[k, own].mean()
-        b = min(distance[k, role_K == other].mean() for other in set(role_K) - {role})
-        scores.append((b - a) / max(a, b, 1e-12))
-    return float(np.mean(scores))
+    interaction_CD = own_CD - mates_CD / max(int(mate_G.sum()), 1)
+    mean_KD = context_means(interaction_CD, code_C, n_contexts)
+    noise = noise_of(interaction_CD, mean_KD, code_C)
+    return _Interactions(gene_T, rate_CT, mean_KD - mean_KD.mean(axis=0), noise)
 
 
 def _role(  # noqa: PLR0917 (what is known of one role)

@@ -1,4 +1,4 @@
-"""gene_roles(): contexts of a gene joined into roles, and what is told of each."""
+"""gene_roles(): the table, and what is told of each role."""
 
 import dataclasses
 
@@ -9,9 +9,10 @@ import scipy.sparse as sp
 
 import scgp
 from scgp.errors import ArgumentError, CheckpointError, GeneError, MissingColumnError
+from scgp.in_context.role_groups import Noise
 from scgp.model.checkpoint import Model
 from scgp.model.network import CellTransformer
-from scgp.roles import _Interactions, _moving_together, _of_neighbouring_bins, _roles, _silhouette
+from scgp.roles import _Interactions, _moving_together
 
 COLUMNS = [
     "gene", "role", "contexts", "n_cells", "shift", "nearest_genes", "gene_sets", "gene_set_q",
@@ -160,65 +161,19 @@ def test_a_model_without_a_context(cells, roles_of, context_model):
         roles_of(cells, model=older)
 
 
-# ---- how contexts become roles ----
+def test_roles_of_real_blood_cells(all_blood, model):
+    """B cells, myeloid cells and T cells, whose interactions differ by 50 times their noise."""
+    found = scgp.gene_roles(all_blood, "KLF6", groupby="bulk_labels", model=model, progress=False)
+    told = {frozenset(row.split("; ")) for row in found["contexts"]}
+    t_cells = {"CD4+/CD25 T Reg", "CD8+ Cytotoxic T", "CD8+/CD45RA+ Naive Cytotoxic"}
+    assert told == {frozenset(x) for x in ({"CD19+ B"}, {"CD14+ Monocyte", "Dendritic"}, t_cells)}
 
 
-def groups(role_K):
-    return {frozenset(np.flatnonzero(role_K == role).tolist()) for role in set(role_K.tolist())}
-
-
-def test_contexts_of_equal_shift_are_joined_and_of_different_ones_are_not():
-    rng = np.random.default_rng(0)
-    far_KR = np.repeat([[5.0, 0, 0], [0, 5, 0], [0, 0, 5]], [3, 2, 4], axis=0)
-    shift_KR = far_KR + 0.1 * rng.normal(size=far_KR.shape)
-    noise_K = np.full(9, 0.01)
-    expected = {frozenset(range(3)), frozenset(range(3, 5)), frozenset(range(5, 9))}
-    for n_roles in (None, 3):
-        assert groups(_roles(shift_KR, noise_K, n_roles)) == expected
-    assert len(groups(_roles(shift_KR, noise_K, 1))) == 1
-    assert len(groups(_roles(shift_KR, noise_K, 2))) == 2
-
-
-@pytest.mark.parametrize("n_contexts", [2, 3, 8])
-def test_shifts_that_are_noise_are_one_role(n_contexts):
-    """Distances are corrected for the noise of the means; 0 is left, and nothing is cut."""
-    shift_KR = 0.01 * np.random.default_rng(1).normal(size=(n_contexts, 3))
-    assert len(groups(_roles(shift_KR, np.ones(n_contexts), None))) == 1
-    same_KR = np.ones((n_contexts, 3))
-    for n_roles in range(1, n_contexts + 1):  # what is asked for is given nevertheless
-        for given_KR in (shift_KR, same_KR):
-            assert len(groups(_roles(given_KR, np.ones(n_contexts), n_roles))) == n_roles
-
-
-def test_two_contexts_are_one_role_unless_two_are_asked_for():
-    shift_KR = np.array([[9.0, 0], [0, 9]])
-    assert len(groups(_roles(shift_KR, np.zeros(2), None))) == 1
-    assert len(groups(_roles(shift_KR, np.zeros(2), 2))) == 2
-
-
-@pytest.mark.parametrize(("third", "n_roles"), [(0.6, 2), (0.7, 1)])
-def test_three_contexts_are_two_roles_only_where_two_are_near_each_other(third, n_roles):
-    """The first two are `third` of 10 apart, and both 10 away from the last."""
-    shift_KR = np.array([[-5 * third, 0], [5 * third, 0], [0, np.sqrt(100 - 25 * third**2)]])
-    assert len(groups(_roles(shift_KR, np.zeros(3), None))) == n_roles
-
-
-def test_the_silhouette_is_scikit_learns():
-    from sklearn.metrics import silhouette_score
-
-    rng = np.random.default_rng(2)
-    point_KR = rng.normal(size=(9, 2))
-    distance = np.sqrt(((point_KR[:, None] - point_KR[None]) ** 2).sum(-1))
-    role_K = np.array([1, 1, 2, 2, 2, 3, 3, 3, 4])  # the last is alone in its role
-    expected = silhouette_score(distance, role_K, metric="precomputed")
-    assert _silhouette(distance, role_K) == pytest.approx(expected)
-
-
-def test_what_genes_of_near_levels_show_is_taken_without_the_gene_itself():
-    bin_T = np.array([0, 0, 1, 2, 3])
-    shift_TKD = np.arange(5.0)[:, None, None] ** 2 * np.ones((1, 2, 3))
-    found = _of_neighbouring_bins(shift_TKD, bin_T)[:, 0, 0]
-    np.testing.assert_allclose(found, [(1 + 4) / 2, (0 + 4) / 2, (0 + 1 + 9) / 3, (4 + 16) / 2, 9])
+def test_real_blood_cells_dealt_to_contexts_are_of_one_role(all_blood, model):
+    adata = all_blood.copy()
+    adata.obs["dealt"] = np.random.default_rng(0).permutation(np.resize(list("abcdefgh"), 700))
+    given = {"groupby": "dealt", "most_cells": 30, "model": model, "progress": False}
+    assert [len(scgp.gene_roles(adata, gene, **given)) for gene in ("CD74", "KLF6")] == [1, 1]
 
 
 def test_genes_move_together_within_contexts_or_not_at_all():
@@ -229,7 +184,8 @@ def test_genes_move_together_within_contexts_or_not_at_all():
     rate_CT[:, 2] += 50 * code_C  # follows the context alone
     rate_CT[:, 3] = -rate_CT[:, 0]
     rate_CT[:, 0] += 50 * code_C
-    found = _Interactions(np.array([4, 6, 7, 9]), rate_CT, np.zeros((3, 2)), np.zeros(3))
+    noise = Noise(np.zeros(3), 1.0)
+    found = _Interactions(np.array([4, 6, 7, 9]), rate_CT, np.zeros((3, 2)), noise)
     cosine_T = _moving_together(found, 4, code_C, np.array([0, 1]))
     assert cosine_T[0] == -np.inf
     assert cosine_T[1] == pytest.approx(1, abs=1e-6)
