@@ -77,7 +77,8 @@ def polyfunctionality(
         what differs between donors then counts as a difference between contexts, as far as donors
         have these in unequal shares.
     min_cells
-        A context counts for a gene if it has this many cells that express it.
+        A context counts for a gene if it has this many cells that express it, of donors with cells
+        of two such contexts.
     n_permutations
         Permutations of the test; the smallest p is 1 / (1 + n_permutations).
     controls
@@ -153,7 +154,8 @@ def polyfunctionality(
     -----
     ScgpWarning
         Cells without a context or donor; genes with too few cells; donors with cells of one context
-        only, which are left out; contexts that are confounded with donors, for which there is no p;
+        only, which are left out, and contexts that are too small without them; contexts that are
+        confounded with donors, for which there is no p;
         genes with a small q on which donors contradict each other; a column of ``obs`` that by its
         name has donors, most of them of one context, where `donor_key` is None.
 
@@ -216,7 +218,7 @@ def polyfunctionality(
     table, lost = contexts.table(
         tested, n_permutations=n_permutations, controls=controls, device=on, progress=progress
     )
-    _say_lost(lost, len(tested), model)
+    _say_lost(lost, len(tested), model, min_cells)
     _say_contradicted(table)
     return table
 
@@ -262,19 +264,26 @@ def _say_lone_donors(
     if donor_key is None:
         _hint_at_donors(contexts, adata, groupby)
         return
-    size_S, alone_S = contexts.lone
+    large_N, compared_N = contexts.large_N, contexts.compared_N
     if contexts.confounded:
         warn_user(
-            f"contexts and donors are confounded: every donor has cells of one value of "
-            f"obs[{groupby!r}] only. What differs between contexts may differ between donors, so "
-            "there is no p, and effects are of both together"
+            f"contexts and donors are confounded: without donors that have cells of one value of "
+            f"obs[{groupby!r}] only, no two values have {contexts.min_cells} cells (min_cells). "
+            "What differs between contexts may differ between donors, so there is no p, and "
+            "effects are of both together"
         )
-    elif alone_S.any():
-        n_left = int((~alone_S).sum())
+    elif (large_N & ~compared_N).any():
+        n_donors, n_left = (len(np.unique(contexts.donor_N[x])) for x in (large_N, compared_N))
+        codes = np.setdiff1d(contexts.group_N[large_N], contexts.group_N[compared_N])
+        too_small = (
+            f", and so are contexts with fewer than {contexts.min_cells} cells (min_cells) without "
+            f"them: {', '.join(repr(contexts.names[k]) for k in codes[:5])}"
+        )
         warn_user(
-            f"{alone_S.sum()} of {len(alone_S)} donors of obs[{donor_key!r}] have cells of one "
-            f"context only and are left out ({size_S[alone_S].sum()} of {size_S.sum()} cells); "
-            f"what remains is of {n_left} donor{'s' if n_left > 1 else ''}"
+            f"{n_donors - n_left} of {n_donors} donors of obs[{donor_key!r}] have cells of one "
+            f"context only and are left out{too_small if len(codes) else ''} "
+            f"({(large_N & ~compared_N).sum()} of {large_N.sum()} cells); what remains is of "
+            f"{n_left} donor{'s' if n_left > 1 else ''}"
         )
 
 
@@ -285,7 +294,7 @@ def _hint_at_donors(contexts: Contexts, adata: ad.AnnData, groupby: str) -> None
             continue
         donor_N = pd.factorize(column_text(adata, name).to_numpy(dtype=object))[0]
         known_N = (donor_N >= 0) & contexts.used_N
-        alone_S = of_one_context(donor_N[known_N], contexts.group_N[known_N])[1]
+        alone_S = of_one_context(donor_N[known_N], contexts.group_N[known_N])
         if len(alone_S) > 1 and 2 * alone_S.sum() > len(alone_S):
             warn_user(
                 f"obs[{name!r}]: {alone_S.sum()} of {len(alone_S)} have cells of one context only, "
@@ -309,13 +318,14 @@ def _tested(asked: np.ndarray, testable_G: np.ndarray, model: Model, min_cells: 
     return asked[testable_G[asked]]
 
 
-def _say_lost(lost: list[int], n_tested: int, model: Model) -> None:
-    """Name the genes that no donor expresses in two contexts; refuse where no others are left."""
+def _say_lost(lost: list[int], n_tested: int, model: Model, min_cells: int) -> None:
+    """Name genes that cannot be compared within donors; refuse where no others are left."""
     if not lost:
         return
     msg = (
-        f"{len(lost)} of {n_tested} genes are left out: no donor has cells that express them in "
-        f"two contexts: {', '.join(str(model.genes.symbol[g]) for g in lost[:5])}"
+        f"{len(lost)} of {n_tested} genes are left out: without donors that express them in one "
+        f"context only, no two contexts have {min_cells} cells that do (min_cells): "
+        f"{', '.join(str(model.genes.symbol[g]) for g in lost[:5])}"
     )
     if len(lost) == n_tested:
         raise GeneError(msg)

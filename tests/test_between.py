@@ -13,6 +13,7 @@ from scgp.in_context.between import (
     apart,
     between,
     centred,
+    comparable,
     context_means,
     effect,
     effects,
@@ -39,6 +40,36 @@ def shuffled(design, rng):
     for a, b in zip(design.start_S[:-1], design.start_S[1:], strict=True):
         code_M[a:b] = rng.permutation(code_M[a:b])
     return code_M
+
+
+@pytest.mark.parametrize(
+    ("n_SK", "kept_SK"),
+    [
+        ([[30, 2], [0, 40]], [[0, 0], [0, 0]]),  # without the lone donor two cells are left of one
+        ([[30, 10], [0, 40]], [[30, 10], [0, 0]]),
+        ([[5, 5], [5, 5]], [[5, 5], [5, 5]]),  # of a context, not of a donor in it
+        ([[1, 1, 0, 0], [0, 0, 40, 0], [0, 0, 0, 40]], [[0] * 4] * 3),
+        # the third falls with the lone donor, the second donor with it, and then the second
+        (
+            [[20, 12, 0], [0, 4, 4], [0, 0, 20], [20, 5, 0]],
+            [[20, 12, 0], [0, 0, 0], [0, 0, 0], [20, 5, 0]],
+        ),
+        ([[20, 8, 0], [0, 4, 4], [0, 0, 20]], [[0] * 3] * 3),
+    ],
+)
+def test_cells_that_can_be_compared_within_donors(n_SK, kept_SK):
+    """Synthetic counts of cells by donor and context; a context needs ten."""
+    n_SK = np.array(n_SK)
+    donor_M, group_M = np.repeat(np.argwhere(n_SK >= 0), n_SK.ravel(), axis=0).T
+    order = np.random.default_rng(0).permutation(len(donor_M))
+    kept = order[comparable(group_M[order], donor_M[order], 10)]
+    found_SK = np.zeros_like(n_SK)
+    np.add.at(found_SK, (donor_M[kept], group_M[kept]), 1)
+    np.testing.assert_array_equal(found_SK, kept_SK)
+
+
+def test_of_no_cells_none_can_be_compared():
+    assert not len(comparable(np.zeros(0, np.int64), np.zeros(0, np.int64), 10))
 
 
 def test_strata_are_centred_each_by_itself():

@@ -39,6 +39,25 @@ class Design:
     n_contexts: int
 
 
+def comparable(group_M: np.ndarray, donor_M: np.ndarray, min_cells: int) -> np.ndarray:
+    """Return which cells can be compared within donors.
+
+    Those of contexts with ``min_cells`` such cells, and of donors with such cells of two contexts.
+    One depends on the other: a context may be large enough with donors that are left out alone.
+    """
+    if not len(group_M):
+        return np.zeros(0, bool)
+    n_SK = np.zeros((int(donor_M.max()) + 1, int(group_M.max()) + 1), np.int64)
+    np.add.at(n_SK, (donor_M, group_M), 1)
+    n_cells = -1
+    while n_cells != n_SK.sum():
+        n_cells = n_SK.sum()
+        n_SK[:, n_SK.sum(axis=0) < min_cells] = 0
+        n_SK[(n_SK > 0).sum(axis=1) < 2] = 0
+    kept_M: np.ndarray = n_SK[donor_M, group_M] > 0
+    return kept_M
+
+
 def centred(vector_MD: np.ndarray, design: Design) -> np.ndarray:
     """Take the mean of each stratum from its cells."""
     size_S = np.diff(design.start_S)

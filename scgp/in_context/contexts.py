@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from scgp.context import READ_CELLS, count_blocks
+from scgp.in_context.between import comparable
 from scgp.in_context.gene_rows import COLUMNS, Cohort, measure, table_of
 from scgp.in_context.panel import choose_panel
 from scgp.in_context.reading import CellsToRead
@@ -45,7 +46,8 @@ class Contexts:
     donor_N
         Donor of each cell (-1: unknown); cells without one, or without a context, are not used.
     min_cells
-        Cells that express a gene that a context needs, to count for it.
+        Cells that express a gene that a context needs, to count for it; of donors with two such
+        contexts.
     seed
         Of permutations, of matched genes and of the untrained network.
     """
@@ -69,16 +71,23 @@ class Contexts:
         """Cells of each context."""
         return np.bincount(self.group_N[self.used_N], minlength=len(self.names))
 
+    @property
+    def large_N(self) -> np.ndarray:
+        """Whether a cell is of a context that is large enough."""
+        return self.used_N & (self.size_K[self.group_N] >= self.min_cells)
+
     @functools.cached_property
-    def lone(self) -> tuple[np.ndarray, np.ndarray]:
-        """The cells of each donor in contexts that are large enough, and whether all are of one."""
-        large_N = self.used_N & (self.size_K[self.group_N] >= self.min_cells)
-        return of_one_context(self.donor_N[large_N], self.group_N[large_N])
+    def compared_N(self) -> np.ndarray:
+        """Whether a cell can be compared within its donor (`comparable`)."""
+        compared_N = self.used_N.copy()
+        group_M, donor_M = self.group_N[compared_N], self.donor_N[compared_N]
+        compared_N[compared_N] = comparable(group_M, donor_M, self.min_cells)
+        return compared_N
 
     @property
     def confounded(self) -> bool:
-        """Whether no donor has cells of two contexts that are large enough."""
-        return bool(self.lone[1].all())
+        """Whether nothing can be compared within donors."""
+        return not self.compared_N.any()
 
     @functools.cached_property
     def survey(self) -> tuple[np.ndarray, np.ndarray]:
@@ -107,8 +116,8 @@ class Contexts:
 
         Returns
         -------
-        The table of `polyfunctionality`, and the genes that no donor expresses in two contexts,
-        which are not in it.
+        The table of `polyfunctionality`, and the genes whose cells cannot be compared within
+        donors, which are not in it.
         """
         level_G, testable_G = self.survey
         gene_T = np.flatnonzero(testable_G)
@@ -140,11 +149,11 @@ class Contexts:
         return table_of(parts, self.model.genes)[COLUMNS], lost
 
 
-def of_one_context(donor_M: np.ndarray, group_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many cells each donor has, and whether all of them are of one context."""
+def of_one_context(donor_M: np.ndarray, group_M: np.ndarray) -> np.ndarray:
+    """Return of each donor whether all of its cells are of one context."""
     donor_M = np.unique(donor_M, return_inverse=True)[1]
     pairs = np.unique(np.stack([donor_M, group_M]), axis=1)
-    return np.bincount(donor_M), np.bincount(pairs[0].astype(np.int64)) == 1
+    return np.bincount(pairs[0].astype(np.int64)) == 1
 
 
 def _untrained(model: Model, seed: int) -> CellTransformer:

@@ -21,6 +21,7 @@ from scgp.in_context.between import (
     apart,
     between,
     centred,
+    comparable,
     context_means,
     effect,
     effects,
@@ -68,8 +69,8 @@ class Cohort:
     def cells_of(self, cell_M: np.ndarray) -> tuple[np.ndarray, Design, np.ndarray, np.ndarray]:
         """Return which cells of a gene count, sorted by donor, with their design.
 
-        Left out are contexts with fewer than ``min_cells`` of the cells, and donors with cells of
-        one context.
+        Those that are `comparable`: every context has ``min_cells`` of them, every donor two
+        contexts.
 
         Returns
         -------
@@ -77,13 +78,8 @@ class Cohort:
         """
         place = np.flatnonzero(self.used_N[cell_M])
         place = place[np.lexsort([cell_M[place], self.donor_N[cell_M[place]]])]
-        group = self.group_N[cell_M[place]]
-        large_K = np.bincount(group, minlength=len(self.names)) >= self.min_cells
-        place = place[large_K[group]]
-        donor, group = self.donor_N[cell_M[place]], self.group_N[cell_M[place]]
-        pairs = np.unique(np.stack([donor, group]), axis=1)
-        n_of_donor = np.bincount(pairs[0], minlength=int(self.donor_N.max(initial=0)) + 1)
-        place = place[n_of_donor[donor] > 1]
+        group, donor = self.group_N[cell_M[place]], self.donor_N[cell_M[place]]
+        place = place[comparable(group, donor, self.min_cells)]
         donor = self.donor_N[cell_M[place]]
         kept, code = np.unique(self.group_N[cell_M[place]], return_inverse=True)
         start = np.concatenate([[0], np.flatnonzero(np.diff(donor)) + 1, [len(donor)]])
