@@ -142,7 +142,7 @@ def _of_phenotype(
         n_U=np.array([len(asking.cohorts.of(phenotype, unit)) for unit in units]),
         effect_UG=seen([effect.mean_G for effect in effects]),
         expressing_UG=seen([effect.mean_expressing_G for effect in effects]),
-        error_UG=seen(_errors(effects)),
+        error_UG=errors(effects, there_UG),
         score_UG=np.stack([score_G for score_G, _ in scores]),
         adjusted_UG=np.stack([q_G for _, q_G in scores]),
         detected_UG=seen([x[0] for x in level]),
@@ -168,15 +168,17 @@ def _levels(asking: Asking, phenotype: str, unit: str) -> tuple[np.ndarray, ...]
     return shares[0], shares[1], fold_G, there_G
 
 
-def _errors(effects: list[Effects]) -> list[np.ndarray]:
+def errors(effects: list[Effects], there_UG: np.ndarray) -> np.ndarray:
     """Return the standard errors of the means in each unit, of one variance within units.
 
-    A unit in which few cells express a gene has hardly a variance of its own to be judged by.
+    A unit in which few cells express a gene has hardly a variance of its own to be judged by. Units
+    that do not have the gene (``there_UG`` is False) have no part in its variance, and NaN.
     """
-    within_G = sum(e.square_G - e.sum_G**2 / e.n_cells for e in effects)
-    freedom = sum(e.n_cells - 1 for e in effects)
-    variance_G = np.maximum(within_G, 0) / freedom
-    return [np.sqrt(variance_G / e.n_cells) for e in effects]
+    n_U1 = np.array([[effect.n_cells] for effect in effects])
+    within_UG = np.stack([effect.square_G - effect.sum_G**2 / effect.n_cells for effect in effects])
+    freedom_G = (there_UG * (n_U1 - 1)).sum(axis=0)
+    variance_G = (there_UG * within_UG).sum(axis=0).clip(min=0) / np.maximum(freedom_G, 1)
+    return np.where(there_UG, np.sqrt(variance_G / n_U1), np.nan)
 
 
 def removed(

@@ -12,7 +12,9 @@ import scipy.sparse as sp
 from scgp.biomarkers import biomarkers
 from scgp.errors import ArgumentError, MissingColumnError
 from scgp.what_if.marker_table import PSEUDO
+from scgp.what_if.removals import Effects
 from scgp.what_if.replication import adjusted, combined_z, random_effects_p, ranks
+from scgp.what_if.unit_evidence import errors
 
 sys.path.insert(0, str(Path(__file__).parent))
 from asked_cells import B_CELL, DENDRITIC
@@ -103,6 +105,36 @@ def test_a_gene_that_a_unit_did_not_measure_is_not_counted_there(thirds):
     assert table.loc["MS4A1", "smallest_effect"] > 0
     assert table["exact_effect"].isna().all()
     assert (table["n_exact"] == 0).all()
+
+
+def test_a_unit_without_the_gene_says_nothing_of_its_error_either(thirds):
+    """The p of a gene that the third unit lacks is that of the first two units alone."""
+    adata = thirds.copy()
+    dense = adata.X.toarray()
+    dense[np.ix_(adata.obs["part"] == "c", [adata.var_names.get_loc("MS4A1")])] = 0
+    adata.X = sp.csr_matrix(dense)
+    given = {"groupby": "cell_type", "across": "part", "groups": B_CELL, "progress": False}
+    given |= {"exact_cells": 0, "max_cells": 700}
+    three = biomarkers(adata, **given).set_index("gene")
+    two = biomarkers(adata[adata.obs["part"] != "c"].copy(), **given).set_index("gene")
+    assert three.loc["MS4A1", "p"] == pytest.approx(two.loc["MS4A1", "p"], rel=1e-6)
+    assert three.loc["CD79B", "p"] != pytest.approx(two.loc["CD79B", "p"], rel=1e-3)
+
+
+def test_errors_are_of_the_units_with_the_gene():
+    """Synthetic effects: the first gene is in all four units, the second in two of them."""
+    rng = np.random.default_rng(0)
+    there_UG = np.array([[True, True], [True, True], [True, False], [True, False]])
+    n_U = [40, 60, 50, 500]
+    parts = [rng.normal(0, 0.3, (n, 2)) * there for n, there in zip(n_U, there_UG, strict=True)]
+    sums = [Effects(len(x), (x != 0).sum(axis=0), x.sum(axis=0), (x**2).sum(axis=0)) for x in parts]
+    found_UG = errors(sums, there_UG)
+    for gene, units in enumerate(([0, 1, 2, 3], [0, 1])):
+        within = sum(((x := parts[u][:, gene]) - x.mean()) @ (x - x.mean()) for u in units)
+        variance = within / sum(n_U[u] - 1 for u in units)
+        expected = [np.sqrt(variance / n_U[u]) for u in units]
+        np.testing.assert_allclose(found_UG[units, gene], expected)
+    assert np.isnan(found_UG[2:, 1]).all()
 
 
 def test_seed_and_number_of_cells(thirds):
