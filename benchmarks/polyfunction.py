@@ -85,6 +85,27 @@ def networks(
     return found
 
 
+def between_networks(data: Path, models: list[Any], label: str) -> dict[str, float]:
+    """Correlate what networks say of every gene in the same cells, mean over pairs of them."""
+    import scgp
+    from benchmarks.polyfunction_measure import GENOME_WIDE, read, thinned
+
+    name, group, donor = GENOME_WIDE[label]
+    cells = thinned(read(data, name), group, donor, 0)
+    columns = ["effect", "effect_matched", "excess"]
+    tables = [
+        scgp.polyfunctionality(
+            cells, groupby=group, donor_key=donor, n_permutations=1, controls=False, model=model,
+            progress=False,
+        ).set_index("gene")[columns]
+        for model in models
+    ]  # fmt: skip
+    pairs = np.triu_indices(len(tables), 1)
+    joined = {c: pd.concat([table[c] for table in tables], axis=1).dropna() for c in columns}
+    found = {c: float(x.corr().to_numpy()[pairs].mean()) for c, x in joined.items()}
+    return found | {"genes": float(len(joined["excess"])), "cells": float(cells.n_obs)}
+
+
 def genome(data: Path, model: Any, seeds: list[int]) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure every gene, and how scores agree with GO; also the genes of the largest excess."""
     import scgp
@@ -221,6 +242,10 @@ def main(argv: list[str] | None = None) -> None:
             cells = endothelium(options.data, model)
             others = [scgp.load_model(path) for path in options.others]
             found["networks"] = networks(cells, others, options.seeds)
+            found["between_networks"] = {
+                label: between_networks(options.data, [model, *others], label)
+                for label in ("liver", "breast")
+            }
         elif part == "facts":
             found["facts"] = [
                 row

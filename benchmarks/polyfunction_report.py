@@ -37,6 +37,7 @@ def write(found: dict[str, Any], path: Path) -> None:
     ]
     lines += _vwf(found.get("vwf", {})) + _gradient(found.get("gradient"))
     lines += _networks(found.get("networks", []), found.get("vwf", {}))
+    lines += _between_networks(found.get("between_networks", {}))
     lines += _facts(found.get("facts", []))
     lines += _genome(found.get("genome", {})) + _tops(found.get("tops", []))
     lines += _null(found.get("null", [])) + _speed(found.get("speed", {}))
@@ -135,6 +136,22 @@ def _networks(found: list[dict[str, Any]], shipped: dict[str, list[dict[str, Any
         f"VWF's level over groups, as they predict it: Spearman {rhos}.",
         "",
         *_table(["gene", *ours], rows),
+    ]
+
+
+def _between_networks(found: dict[str, dict[str, float]]) -> list[str]:
+    if not found:
+        return []
+    rows = [
+        [label, f"{x['cells']:,.0f}", f"{x['genes']:,.0f}"]
+        + [_number(x[c], 2) for c in ("effect", "effect_matched", "excess")]
+        for label, x in found.items()
+    ]
+    return [
+        "Over all genes, with cell types of the whole tissue as contexts (seed 0, the same cells",
+        "and matched genes for every network): Pearson's r between networks, mean over pairs.",
+        "",
+        *_table(["data", "cells", "genes", "effect", "effect of matched genes", "excess"], rows),
     ]
 
 
