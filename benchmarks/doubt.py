@@ -293,6 +293,7 @@ def main(argv: list[str] | None = None) -> None:
         found[splits[0].setting] = summarised(whole, ancestors)
     words = sys.argv[1:] if argv is None else argv
     text = report(found, shlex.join(["python", "benchmarks/doubt.py", *words]))
+    arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "doubt.md").write_text(text, encoding="utf-8")
     (arguments.results / "doubt.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     sys.stdout.write(text)
