@@ -67,6 +67,15 @@ def test_two_interruptions_are_survived(cells, whole, tmp_path, monkeypatch):
     assert_equal_weights(train(cells, tmp_path / "model"), whole[0])
 
 
+@pytest.fixture
+def listening():
+    """Hear Ctrl-C as Python does by itself: what is started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_is_a_keyboard_interrupt_and_works_again_afterwards(cells, tmp_path, monkeypatch):
     real = loop.Objective.forward
 
