@@ -83,9 +83,9 @@ def embed_genes(
     ``obs`` : DataFrame
         ``gene``, ``ensembl_id``, ``cell`` (name in `adata`), ``position`` (int64, row of `adata`),
         ``value`` (float32, log1p(CP10k) of the gene in the cell), ``predicted`` (float32, what the
-        rest of the cell suggests, as natural log of CP10k; relative only, for the sparser a gene,
-        the more too high it is, and within a type it falls with the counts of the cell: compare a
-        gene with itself in groups of like depth, not genes with each other nor with ``value``).
+        rest of the cell suggests, as natural log of CP10k: good for a gene between groups of cells;
+        too high for genes that few cells have, and of the single cell within a type it says next to
+        nothing; not on the scale of ``value``).
 
     With `groupby`, one row for each gene and group that has a cell to read:
 
