@@ -2,8 +2,7 @@
 
 scgp's confidence is fitted to whether a label holds; a peer's is the probability of one label.
 With a map for each of them, what is compared is no longer who has one. Owns which answers a map is
-fitted to: held-out cells, and never those of the fold that it is for. Knows nothing of tables, and
-shares no code with scgp's own fit.
+fitted to: held-out cells, and never those of the fold that it is for. Knows nothing of tables.
 
 Shapes: M answers that a map is fitted to, N answers that it is for.
 """
@@ -16,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from benchmarks.scores import UNKNOWN, Answer, calibration_error, holds
 from benchmarks.store import cells_of
+from scgp.reference.logistic import fit_logistic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -63,19 +62,9 @@ def fit_map(confidence_M: ArrayLike, holds_M: NDArray[np.bool_], study_M: ArrayL
     """
     _, code_M, n_cells = np.unique(study_M, return_inverse=True, return_counts=True)
     weight_M = 1 / (n_cells[code_M] * len(n_cells))
-    odds_M = _odds(confidence_M)
-    feature_M2 = np.stack([odds_M, np.ones_like(odds_M)], axis=1)
-    wanted_M = np.asarray(holds_M, dtype=np.float64)
-
-    def loss(map_2: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        mapped_M = feature_M2 @ map_2
-        value = weight_M @ (np.logaddexp(0, mapped_M) - wanted_M * mapped_M)
-        slope_2 = feature_M2.T @ (weight_M * (expit(mapped_M) - wanted_M))
-        return float(value + RIDGE / 2 * map_2 @ map_2), slope_2 + RIDGE * map_2
-
-    start, bounds = np.array([1.0, 0.0]), [(0, None), (None, None)]
-    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    return Map(*map(float, fitted.x))
+    odds_M1 = _odds(confidence_M)[:, None]
+    holds_M = np.asarray(holds_M, dtype=bool)
+    return Map(*fit_logistic(odds_M1, holds_M, weight_M, bounds=[(0.0, None)], ridge=RIDGE))
 
 
 def leaves_out(setting: str) -> bool:

@@ -20,7 +20,7 @@ from scgp.cells.excerpt import excerpt
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.describe import uses_descriptions
 from scgp.device import resolve_device
-from scgp.errors import ArgumentError, LabelError, warn_user
+from scgp.errors import ArgumentError, LabelError
 from scgp.model.checkpoint import KIND, MANIFEST, Model
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.directory import check_target
@@ -32,6 +32,7 @@ from scgp.training.calibrate import calibrate, reference_of
 from scgp.training.loop import fit_network
 from scgp.training.mean_profiles import profiles_of
 from scgp.training.objective import TermTable, term_tables
+from scgp.training.seen import described, seen_studies, warn_of_seen
 from scgp.training.together import Processes
 
 #: A gene's tokens compete by value / (mean value + this): rare genes in shallow cells stay apart.
@@ -200,7 +201,7 @@ def train(
     fusion = Fusion.from_dict(kept) if kept else None
     if calibrate_on_studies and processes.rank == 0:
         if study_key is not None:  # else studies are named after files
-            _warn_of_seen(model, corpus)
+            warn_of_seen(model, corpus)
         fusion = calibrate(
             seen, seen_types, seed=settings.seed,
             fit=_fold_fitter(model, settings, on, progress=progress),
@@ -216,12 +217,12 @@ def train(
     with processes.awaited():
         details: dict[str, Any] = {
             "settings": settings.to_dict(),
-            "corpus": _describe(corpus),
+            "corpus": described(corpus),
             "calibration": fusion.to_dict() if fusion else None,
         }
         if base is not None:
             details["base"] = model.details["base"]
-            details["base_studies"] = _seen_studies(model)
+            details["base_studies"] = seen_studies(model)
         trained = Model(
             model.config, model.network, model.genes, model.phenotypes,
             markers=model.markers, card=card, details=details,
@@ -367,37 +368,6 @@ def _fold_fitter(
         return Model(model.config, network, model.genes, model.phenotypes, markers=model.markers)
 
     return fit
-
-
-def _describe(corpus: Corpus) -> dict[str, object]:
-    labelled = (corpus.label_N != "") & ~corpus.drawn_N
-    return {
-        "n_cells": corpus.n_cells,
-        "n_labelled": int(labelled.sum()),
-        "n_labels": len(set(corpus.label_N[labelled])),
-        "n_drawn": int(corpus.drawn_N.sum()),
-        "studies": sorted({corpus.studies[s] for s in corpus.study_N[~corpus.drawn_N]}),
-    }
-
-
-def _seen_studies(model: Model) -> list[str]:
-    """Return the studies that the network of a model, and of those it was made from, has seen."""
-    corpus = model.details.get("corpus") or {}
-    return sorted({*corpus.get("studies", []), *model.details.get("base_studies", [])})
-
-
-def _warn_of_seen(base: Model, corpus: Corpus) -> None:
-    """Warn where studies are held out for calibration that the network has learnt from already."""
-    held = {corpus.studies[s] for s in corpus.study_N[~corpus.drawn_N]}
-    seen = held & set(_seen_studies(base))
-    if seen:
-        named = ", ".join(map(repr, sorted(seen)[:3])) + (" ..." if len(seen) > 3 else "")
-        warn_user(
-            f"the base model was trained on {len(seen)} of these studies ({named}): "
-            "held out, they are not new to the network, so that confidence, label sets and bounds "
-            "of novelty will promise too much; train without base=, or keep the base's calibration "
-            "(calibrate_on_studies=False)"
-        )
 
 
 def _keep_history(work: Path, out: Path) -> None:

@@ -75,7 +75,10 @@ def write(folder, setting, fold, *, seed=0, scale=1.0, labels=("T", "B", "")):
     rng = np.random.default_rng(FOLDS.index(fold) if fold in FOLDS else 9)
     true_N = rng.choice(["CD4", "B"], 60).astype(object)
     label_N = rng.choice(list(labels), 60).astype(object)
-    confidence_N = (rng.random(60) ** scale).astype(np.float32)
+    right_N = np.where(true_N == "B", label_N == "B", label_N == "T")
+    # right answers are surer, so that no slope is held at 0
+    confidence_N = ((0.5 * right_N + rng.random(60)) / 1.5) ** scale
+    confidence_N = confidence_N.astype(np.float32)
     obs = pd.DataFrame({"study": [f"{fold} x", f"{fold} y"] * 30, "label": true_N})
     query = SimpleNamespace(name=f"file of {fold}", cells=SimpleNamespace(obs=obs))
     facts = {"options": {}, "grid": [], "trained": ["CD4", "B"], "seconds": 1, "cpu_seconds": 1}
