@@ -158,9 +158,8 @@ def perturb(
     what is left takes the share of what is gone. The expression of each other gene is then
     predicted from the rest of the cell (the negative binomial mean of
     :class:`scgp.model.context.GeneContext`), before and after; no gene's own value has a part in
-    its prediction, so that a perturbed gene itself has no shift. The level of a prediction is
-    relative: half of the genes that the network was trained to predict were among those that the
-    cell has, so that the sparser a gene, the more too high it is. Compare a gene with itself.
+    its prediction, so that a perturbed gene itself has no shift. In a study that the network does
+    not know, the level of a rare gene is predicted too high: compare a gene with itself.
 
     Any gene of that level shifts a cell when it goes, by dilution alone: what is left rises. So the
     same is done with other genes of about the same mean and detection in the group, and ``p`` is
@@ -172,7 +171,9 @@ def perturb(
     A shift is what *co-varies* in the cells that the model was trained with. It has no direction of
     cause: what the gene acts on and what acts on it look alike, and deleting a gene is not what a
     cell becomes of which it was knocked out days ago. ``benchmarks/results/perturb.md`` has how
-    little it says of real knock-outs, ``perturb_drugs.md`` of drugs.
+    little it says of real knock-outs, ``perturb_drugs.md`` of drugs. What goes with the perturbed
+    gene in the cells at hand, without any model, said more of the former: it stands beside the
+    shifts as ``coexpression``.
 
     Examples
     --------

@@ -54,14 +54,17 @@ class Perturbation:
         cells of the group, and their ``change``, in falling order within a group.
     expression
         ``group``, ``gene``, ``ensembl_id``; ``n_read``, the changed cells in which genes were read;
-        ``before`` and ``after``, mean predicted log CP10k (natural logarithm) in them, of relative
-        meaning only: a gene in one state of the cells against itself in another, not one gene
-        against another nor against measured CP10k, than which they are the higher the sparser the
-        gene; ``shift``, after minus before, the dilution by normalising anew included;
+        ``before`` and ``after``, mean predicted log CP10k (natural logarithm) in them, in a study
+        that the model does not know too high for rare genes; ``shift``, after minus before, the
+        dilution by normalising anew included;
         ``shift_all``, the same over all cells of the group, of which those that are not changed
         have 0; ``null_mean``, ``null_sd``, ``null_low`` and ``null_high`` (2.5 and 97.5 %) of the
         shifts of the null; ``z``, the shift less the mean of the null, in its standard deviations;
-        ``p``, two-sided and empirical, NaN in a group with fewer than 10 changed cells; ``n_null``.
+        ``p``, two-sided and empirical, NaN in a group with fewer than 10 changed cells; ``n_null``;
+        ``coexpression``, the cheap competitor: partial correlation of log1p(CP10k) with the
+        perturbed gene over all cells of the group, the logarithm of a cell's counts taken out of
+        both, negative where the gene is lowered, mean over several genes; NaN for a gene that does
+        not vary in the group, and in a group of fewer than 10 cells.
         All genes share the draws of the null, so that p counts no genes: rank by z. By falling
         absolute ``z`` within a group (``shift``, where there is no null). NaN where nothing was
         read, and in the columns of the null where there is none.

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from scgp.errors import CountsError, GeneError, warn_user
+from scgp.what_if.coexpression import coexpression
 from scgp.what_if.matched_genes import Levels, expressing, matched
 from scgp.what_if.perturbation_tables import (
     FEWEST_CHANGED,
@@ -142,6 +143,11 @@ def one_set(
 def expression_table(work: Work, drawn: Sequence[Drawn], table: pd.DataFrame) -> pd.DataFrame:
     """Return ``Perturbation.expression``."""
     genes = work.cells.model.genes
+    together_PQ = coexpression(
+        work.cells.counts, work.cells.token_V, work.cells.model.config.n_genes,
+        groups=(work.group_B, len(work.groups)), total_B=work.found.total_B,
+        perturbed=(work.gene_K, work.factor_K), gene_Q=work.gene_Q, batch_size=work.batch_size,
+    )  # fmt: skip
     tables = []
     for p, group in enumerate(work.groups):
         own = next(one for one in drawn if one.group == p and not one.is_null)
@@ -150,6 +156,7 @@ def expression_table(work: Work, drawn: Sequence[Drawn], table: pd.DataFrame) ->
         share = n_changed / max(1, int(work.found.n_P[p]))
         rows = expression_rows(own, null, work.gene_Q, share)
         token = rows["gene"].to_numpy()
+        rows["coexpression"] = together_PQ[p, rows.index]  # its place among the genes
         rows = rows.assign(gene=genes.symbol[token])
         rows["p"] = rows["p"] if n_changed >= FEWEST_CHANGED else np.nan
         rows.insert(0, "group", group)
