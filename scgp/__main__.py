@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     annotate.add_argument("--label-key", help="column of the reference's obs that has the labels")
     annotate.add_argument("--labels", nargs="+", help="answer with these labels, or 'unknown'")
+    annotate.add_argument("--tissue", help="UBERON term that all cells are of: 'lung'")
     annotate.add_argument("--min-confidence", type=float, help="what a label needs, 0 to 1")
     annotate.add_argument(
         "--min-confidence-broader", type=float, help="what a term above the labels needs, 0 to 1"
@@ -165,6 +166,7 @@ def _annotate(args: argparse.Namespace) -> None:
         "device",
         "label_key",
         "labels",
+        "tissue",
         "coverage",
         "min_confidence",
         "min_confidence_broader",

@@ -67,6 +67,7 @@ def annotate(
     labels: str | Sequence[str] | None = None,
     model: Model | str | Path | None = None,
     encoder: TextEncoder | None = None,
+    tissue: str | None = None,
     min_confidence: float | None = None,
     min_confidence_broader: float | None = None,
     coverage: float | None = None,
@@ -106,6 +107,11 @@ def annotate(
     encoder
         What reads the free texts among `labels`, as in :func:`scgp.score_text`. None makes
         all-MiniLM-L6-v2 from the extra ``scgp[text]``, and only where a text is free.
+    tissue
+        The tissue that all these cells are of, as id or name of an UBERON term ("lung"); None: not
+        told. Labels that the reference knows from other organs alone, such as "decidual pericyte"
+        in a breast, have a twentieth of their odds then. Not with `labels`, nor with a reference of
+        your own.
     min_confidence
         The confidence that a label needs, 0 to 1; None is .5. 0 gives every cell its best label,
         novel or not, and never "unknown".
@@ -124,8 +130,8 @@ def annotate(
         these cells and the reference by one model. It needs `reference` and `label_key`, or an
         `index` made with the same key. There are then two streams of evidence, neighbours and the
         linear head; among `labels`, only those that the reference has cells of. `model`, `encoder`,
-        `layer`, `use_raw` and `device` cannot go with it, and `batch_size` and `progress` change
-        nothing.
+        `tissue`, `layer`, `use_raw` and `device` cannot go with it, and `batch_size` and `progress`
+        change nothing.
     smooth
         Name of a column of ``obs`` with your clusters, such as ``"leiden"``: also write one answer
         for each cluster, from those of its cells, which stay as they are. Rare types are lost in
@@ -181,7 +187,7 @@ def annotate(
         their ``labels_ontology_term_ids`` ("" for none) and ``labels_in_reference``, whether the
         reference has cells of each: lists, which a file gives back as arrays. With `use_rep` its
         key, the index, and ``calibrated``, whether the confidence was fitted on held-out studies.
-        With `smooth` its column.
+        With `smooth` its column, with `tissue` the term and its id.
 
     Columns of `coverage` and of `smooth` that an earlier call wrote with
     the same `key_added` and this one does not write are removed.
@@ -194,6 +200,7 @@ def annotate(
         `coverage` goes with `reference`; no cell has a value in the column `smooth`;
         `use_rep` names nothing in ``obsm``, what is not cells x E of finite numbers, or has another
         width than the reference's;
+        `tissue` is no UBERON term, or goes with `labels`, `reference` or `use_rep`;
         or an argument has a value that cannot be used.
     CountsError
         The matrix does not hold raw counts; the message names where counts are.
@@ -213,7 +220,8 @@ def annotate(
         Of `labels`: those named twice, and those without reference cells, whose description alone
         is compared with the cells; how sure that is was measured on other terms, and not at all for
         free text. Labels of the reference that are no terms, so that none of `labels` covers them.
-        With `use_rep`: the confidence of the index is not calibrated.
+        With `use_rep`: the confidence of the index is not calibrated. The reference has nothing of
+        `tissue`.
 
     Notes
     -----
@@ -242,7 +250,10 @@ def annotate(
         wanted = labels_wanted(labels, encoder, coverage)
         check_confidence(min_confidence, min_confidence_broader)
         check_coverage(coverage, reference)
-        refuse_unused(model=model, encoder=encoder, layer=layer, use_raw=use_raw, device=device)
+        refuse_unused(
+            model=model, encoder=encoder, tissue=tissue, layer=layer, use_raw=use_raw,
+            device=device,
+        )  # fmt: skip
         matrix_BE = read_representation(adata, use_rep)
         if isinstance(reference, ad.AnnData):
             check_dimensions(adata, reference, use_rep)
@@ -257,7 +268,7 @@ def annotate(
         return write_slots(adata, slots, copy=copy, drop={"obs": old})
     labeller, counts, asked = asked_labeller(
         adata, reference=reference, label_key=label_key, index=index, labels=labels, model=model,
-        encoder=encoder, min_confidence=min_confidence,
+        encoder=encoder, tissue=tissue, min_confidence=min_confidence,
         min_confidence_broader=min_confidence_broader, coverage=coverage, layer=layer,
         use_raw=use_raw, batch_size=batch_size, device=device, progress=progress,
     )  # fmt: skip

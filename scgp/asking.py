@@ -23,6 +23,7 @@ from scgp.phenotypes.text import TextEncoder
 from scgp.reference.conformal import mass_for
 from scgp.reference.index import ReferenceIndex
 from scgp.texts import listed
+from scgp.tissues import of_tissue
 from scgp.which import opened, resolve_index
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def asked_labeller(
     labels: str | Sequence[str] | None,
     model: Model | str | Path | None,
     encoder: TextEncoder | None,
+    tissue: str | None,
     min_confidence: float | None,
     min_confidence_broader: float | None,
     coverage: float | None,
@@ -49,6 +51,7 @@ def asked_labeller(
 ) -> tuple[Labeller, CountMatrix, dict[str, object]]:
     """Read `annotate`'s arguments: what labels cells, their counts, and facts for ``uns``."""
     wanted = labels_wanted(labels, encoder, coverage)
+    check_tissue(tissue, wanted, reference)
     check_confidence(min_confidence, min_confidence_broader)
     check_coverage(coverage, reference)
     model = resolve_model(model)
@@ -62,6 +65,7 @@ def asked_labeller(
         reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress
     )
     index = asking_for(min_confidence, min_confidence_broader, index)
+    index, of_cells = of_tissue(tissue, index)
     set_mass = mass_of_sets(coverage, index)
     candidates: Candidates | None = None
     asked: dict[str, object] = {}
@@ -70,9 +74,28 @@ def asked_labeller(
     facts = {
         "index": repr(index),
         **asked,
+        **of_cells,
         **given_facts(coverage, min_confidence, min_confidence_broader),
     }
     return Labeller(model, index, candidates, set_mass), counts, facts
+
+
+def check_tissue(tissue: str | None, wanted: Sequence[str], reference: ad.AnnData | None) -> None:
+    """Refuse a tissue beside what says more than it, before an atlas is embedded."""
+    if tissue is None:
+        return
+    if wanted:
+        msg = (
+            "tissue= and labels= do not go together: labels= names what may be answered, so name "
+            "the labels of that tissue"
+        )
+        raise ArgumentError(msg)
+    if reference is not None:
+        msg = (
+            f"tissue={tissue!r} does not go with reference=, which does not say what tissues its "
+            "labels are known from; leave tissue= out"
+        )
+        raise ArgumentError(msg)
 
 
 def check_coverage(coverage: float | None, reference: ad.AnnData | None) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgp.asking import check_tissue
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
@@ -26,6 +27,7 @@ from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import answer
 from scgp.reference.decision import UNKNOWN, Decision
 from scgp.slots import check_adata
+from scgp.tissues import of_tissue
 from scgp.which import opened, resolve_index
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def explain(
     label_key: str | None = None,
     index: ReferenceIndex | str | Path | None = None,
     model: Model | str | Path | None = None,
+    tissue: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
     n: int = 5,
@@ -63,7 +66,7 @@ def explain(
     cells
         The cells to explain, at most 200: a name of ``obs_names``, a position, a list of either, or
         a boolean mask with one value a cell.
-    reference, label_key, index, model, layer, use_raw
+    reference, label_key, index, model, tissue, layer, use_raw
         As given to :func:`scgp.annotate`. An answer with its ``min_confidence=`` or ``use_rep=``,
         or among its ``labels=``, is not explained.
     n
@@ -135,9 +138,11 @@ def explain(
     model = resolve_model(model)
     index = None if index is None else opened(index, model.fingerprint)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
+    check_tissue(tissue, (), reference)
     index = resolve_index(
         reference, label_key, index, model, batch_size=1024, device=device, progress=progress
     )
+    index, of_cells = of_tissue(tissue, index)
     match = match_genes(counts, model.genes)
     block_BV = counts.take(row_B)
     vectors, score_BT = embed_scored(
@@ -169,7 +174,7 @@ def explain(
     n_expressed_B = [_n_expressed(row_V, match.token_of_column) for row_V in block_BV]
     facts: dict[str, object] = {
         "model": model.fingerprint, "counts": counts.where, "n_genes_matched": match.n_matched,
-        "n_genes": len(counts.var_names), "index": repr(index),
+        "n_genes": len(counts.var_names), "index": repr(index), **of_cells,
     }  # fmt: skip
     answers = _answer_rows(decision, told, probability_B, n_expressed_B)
     return Explanation(

@@ -8,7 +8,6 @@ Shape suffixes: D descriptions, W width of the text encoder, U known labels, P g
 asked for.
 """
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,11 +22,11 @@ from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, CheckpointError, GeneError
 from scgp.model.checkpoint import Model
 from scgp.own import model_index
-from scgp.phenotypes.ontology import Ontology
 from scgp.phenotypes.text import TextEncoder
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.profiles import Profiles
 from scgp.texts import listed, read_terms, text_vectors, warn_readings
+from scgp.tissues import read_tissues
 from scgp.what_if.alike import label_likeness, tissue_likeness, usual_tissues
 from scgp.what_if.support import support, warn_unlike
 from scgp.what_if.within_tissue import tissue_means
@@ -199,19 +198,7 @@ def _tissues(tissue: str | Sequence[str] | None, n_texts: int, profiles: Profile
     if len(given) not in (1, n_texts):
         msg = f"tissue has {len(given)} names for {n_texts} texts; pass one, or one each"
         raise ArgumentError(msg)
-    uberon = Ontology("UBERON")
-    id_of = {name: uberon.id_of(name.strip()) for name in given}
-    if unknown := [name for name in id_of if not id_of[name]]:
-        there = sorted({uberon.label(term) for term in profiles.tissue_ids if term})
-        near = difflib.get_close_matches(unknown[0].strip().lower(), there, n=_NAMED)
-        shown = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-        msg = (
-            f"tissue {unknown[0]!r} is no id or name of a live UBERON term. {shown}Mean profiles "
-            f"are known of {', '.join(there[:_NAMED]) or 'no tissue'}"
-            + (f" and {len(there) - _NAMED} more" if len(there) > _NAMED else "")
-        )
-        raise ArgumentError(msg)
-    ids = [id_of[name] for name in given]
+    ids = read_tissues(given, profiles.tissue_ids)
     return ids * n_texts if len(ids) == 1 else ids
 
 

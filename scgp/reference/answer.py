@@ -15,6 +15,7 @@ from scgp.reference.background import Reading
 from scgp.reference.candidates import Candidates, choose
 from scgp.reference.conformal import label_sets, set_names
 from scgp.reference.decision import Decision, decide
+from scgp.reference.elsewhere import less_likely
 from scgp.reference.evidence import (
     BACKGROUND,
     Fusion,
@@ -54,7 +55,8 @@ def streams_of(
     ``found`` is what `ReferenceIndex.search` gave for the cells, where they have been searched for,
     and ``reading`` what `reading_of` gave. The background is left out where the index has none.
     The stream of scores by description is left out where the index has none (before 0.5.0). An
-    index of a representation has neighbours and head alone.
+    index of a representation has neighbours and head alone. Labels that are ``elsewhere`` for the
+    fusion have less of all streams.
     """
     similarity_BK, row_BK = index.search(cell_BE, fusion.k) if found is None else found
     n_labels = len(index.labels)
@@ -83,6 +85,8 @@ def streams_of(
     reading = reading_of(index, type_BE, fusion) if reading is None else reading
     if reading is not None:
         streams[BACKGROUND] = reading.prior_BT
+    if fusion.elsewhere:
+        streams = less_likely(streams, np.isin(index.labels, fusion.elsewhere))
     return streams, similarity_BK[:, 0]
 
 

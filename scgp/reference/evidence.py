@@ -56,9 +56,10 @@ ADDED = {
     "alike": 0.6,
     "above": (),
     "threshold_outside": THRESHOLD_OUTSIDE,
+    "elsewhere": (),
 }
 # Fields that are lists in JSON.
-_LISTS = ("set_mass", "above")
+_LISTS = ("set_mass", "above", "elsewhere")
 # Numbers in `Fusion.above`.
 N_ABOVE = 5
 _THRESHOLDS = ("threshold", "threshold_above", "threshold_outside")
@@ -80,7 +81,8 @@ class Fusion:
     (`conformal.fit_set_mass`; empty: not fitted), fitted to ``set_cells`` cells. ``above`` holds
     the five numbers of `confidence_above` (`fitting_above`; empty: as in a label). A term that is
     given to a cell outside the labels of a reference (`background`) needs a reading of
-    ``threshold_outside``, which is no calibrated confidence.
+    ``threshold_outside``, which is no calibrated confidence. ``elsewhere`` names labels that the
+    tissue of the cells speaks against (`scgp.reference.elsewhere`; none where it is not told).
     """
 
     k: int = 30
@@ -106,6 +108,7 @@ class Fusion:
     alike: float = ALIKE
     above: tuple[float, ...] = ()
     threshold_outside: float = THRESHOLD_OUTSIDE
+    elsewhere: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse numbers that no answer can be made with."""
@@ -121,11 +124,12 @@ class Fusion:
             or not all(0 <= getattr(self, name) <= 1 for name in _THRESHOLDS)
             or list(self.set_mass) != sorted(self.set_mass)
             or len(self.above) not in {0, N_ABOVE}
+            or not all(isinstance(label, str) for label in self.elsewhere)
         ):
             message = (
                 f"cannot fuse with {values}; expected k >= 1, temperatures > 0, weights >= 0, "
-                "thresholds between 0 and 1, masses of sets that do not fall and none or five "
-                "numbers for terms above the labels"
+                "thresholds between 0 and 1, masses of sets that do not fall, none or five "
+                "numbers for terms above the labels, and names of labels elsewhere"
             )
             raise ArgumentError(message)
 

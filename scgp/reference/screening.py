@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 
 from scgp.model.network import CellInput
+from scgp.reference.elsewhere import ODDS
 from scgp.reference.evidence import ALL_STREAMS, BACKGROUND, FLOOR
 from scgp.reference.gene_head import CLIP, TEMPERATURE
 from scgp.reference.kinship import DESCRIBED_TEMPERATURE
@@ -149,6 +150,8 @@ def log_posterior(
         streams["neighbour"] = _neighbours(cell_BE, index)
     if index.background is not None:
         streams[BACKGROUND] = _background(type_BE, index.background, index.calibration)
+    if index.calibration.elsewhere:
+        streams = _less_likely(streams, np.isin(index.labels, index.calibration.elsewhere))
     names = [name for name in ALL_STREAMS if name in streams]
     probability_MBT = torch.stack([streams[name] for name in names]).double()
     weight_M = torch.tensor([index.calibration.weight(name) for name in names]).double()
@@ -159,6 +162,13 @@ def log_posterior(
     mean_BT = (weight_M11 * heard_MBT * log_MBT).sum(0) / heard_BT.clamp(min=FLOOR)
     mean_BT = torch.where(heard_BT > 0, mean_BT, float(np.log(FLOOR)))
     return torch.log_softmax(mean_BT * weight_M.sum(), 1)
+
+
+def _less_likely(streams: dict[str, Tensor], elsewhere_T: NDArray[np.bool_]) -> dict[str, Tensor]:
+    """Lower the odds of some labels, as `scgp.reference.elsewhere.less_likely`."""
+    less_T = torch.tensor(np.where(elsewhere_T, ODDS, 1.0))
+    told = {name: stream_BT * less_T for name, stream_BT in streams.items()}
+    return {name: x_BT / x_BT.nansum(1, keepdim=True) for name, x_BT in told.items()}
 
 
 def _neighbours(cell_BE: Tensor, index: ReferenceIndex) -> Tensor:

@@ -51,6 +51,7 @@ def annotate_file(
     labels: str | Sequence[str] | None = None,
     model: Model | str | Path | None = None,
     encoder: TextEncoder | None = None,
+    tissue: str | None = None,
     min_confidence: float | None = None,
     min_confidence_broader: float | None = None,
     coverage: float | None = None,
@@ -79,7 +80,7 @@ def annotate_file(
         changes.
     reference, label_key, index, labels, model, encoder, min_confidence, min_confidence_broader
         As in :func:`scgp.annotate`.
-    coverage, use_rep, smooth
+    tissue, coverage, use_rep, smooth
         As in :func:`scgp.annotate`.
     layer, use_raw, key_added, batch_size, device
         As in :func:`scgp.annotate`.
@@ -138,7 +139,8 @@ def annotate_file(
         if use_rep is not None:
             slots = _by_representation(
                 path, use_rep, reference=reference, label_key=label_key, index=index,
-                labels=labels, model=model, encoder=encoder, min_confidence=min_confidence,
+                labels=labels, model=model, encoder=encoder, tissue=tissue,
+                min_confidence=min_confidence,
                 min_confidence_broader=min_confidence_broader,
                 coverage=coverage, smooth=smooth, layer=layer, use_raw=use_raw,
                 key_added=key_added, device=device,
@@ -149,7 +151,7 @@ def annotate_file(
                 cluster_N = read_clusters(adata, smooth)
                 labeller, counts, asked = asked_labeller(
                     adata, reference=reference, label_key=label_key, index=index, labels=labels,
-                    model=model, encoder=encoder, min_confidence=min_confidence,
+                    model=model, encoder=encoder, tissue=tissue, min_confidence=min_confidence,
                     min_confidence_broader=min_confidence_broader,
                     coverage=coverage, layer=layer, use_raw=use_raw, batch_size=batch_size,
                     device=device, progress=progress,
