@@ -63,7 +63,8 @@ def of_tissue(
         )
         raise ArgumentError(msg)
     profiles = index.profiles
-    if profiles is None:
+    places = set() if profiles is None else set(profiles.tissue_ids) - {""}
+    if profiles is None or not places:
         msg = (
             f"tissue={tissue!r} needs a reference that says which tissues its labels are known "
             "from: the default one does, one made by scgp.build_index does not. Leave tissue= out"
@@ -75,7 +76,6 @@ def of_tissue(
         index.label_ids, zip(profiles.label_ids, profiles.tissue_ids, strict=True), tissue_id,
         cell_types=cell_types, tissues=uberon,
     )  # fmt: skip
-    places = set(profiles.tissue_ids) - {""}
     if not any(one_organ(place, tissue_id, uberon) for place in places):
         warn_user(
             f"the reference has no cell or profile of {uberon.label(tissue_id)!r}: types of that "

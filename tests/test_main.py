@@ -95,12 +95,14 @@ def test_options_not_given_are_left_to_the_verb(cells, annotate):
     main(["annotate", str(cells), out, "--layer", "counts", "--batch-size", "7", "--device",
           "cpu", "--key-added", "mine"])  # fmt: skip
     main(["annotate", str(cells), out, "--use-raw"])
-    main(["annotate", str(cells), out, "--min-confidence", "0", "--coverage", ".9"])
+    main(["annotate", str(cells), out, "--min-confidence", "0", "--coverage", ".9", "--tissue",
+          "lung"])  # fmt: skip
     assert annotate[0] == {"key_added": "scgp"}
     assert annotate[1] == {
         "key_added": "mine", "layer": "counts", "batch_size": 7, "device": "cpu"}  # fmt: skip
     assert annotate[2] == {"key_added": "scgp", "use_raw": True}
-    assert annotate[3] == {"key_added": "scgp", "min_confidence": 0.0, "coverage": 0.9}
+    assert annotate[3] == {
+        "key_added": "scgp", "min_confidence": 0.0, "coverage": 0.9, "tissue": "lung"}  # fmt: skip
 
 
 def test_reference_and_its_label_column_reach_the_verb(cells, annotate):
@@ -351,7 +353,7 @@ def test_every_option_of_annotate_is_an_argument_of_the_verb():
     options = {"layer", "use_raw", "batch_size", "device", "model"}
     assert options <= set(inspect.signature(scgp.build_index).parameters)
     options |= {"reference", "label_key", "index", "labels", "key_added", "use_rep"}
-    options |= {"coverage", "min_confidence"}
+    options |= {"coverage", "min_confidence", "tissue"}
     assert options <= set(inspect.signature(scgp.annotate).parameters)
 
 

@@ -247,13 +247,13 @@ def test_workers_answer_as_this_process(client, lazy, all_blood, expected, annot
 
 
 def test_arguments_reach_the_workers(client, lazy, all_blood, blood_index, model, tmp_path):
-    """Labels, bounds, sets, and a model and an index that the workers open themselves."""
+    """Labels, bounds, sets, a tissue, and a model and an index that the workers open themselves."""
     model.save(tmp_path / "model")
     blood_index.save(tmp_path / "index")
     asked = [
         {"index": str(tmp_path / "index"), "labels": ["B cell", "T cell"], "min_confidence": 0.9},
         {"model": tmp_path / "model", "index": tmp_path / "index", "min_confidence": 0.0},
-        {"coverage": 0.9},  # of the default reference
+        {"coverage": 0.9, "tissue": "brain"},  # of the default reference
     ]
     for options in asked:
         cells, here = lazy.copy(), all_blood.copy()

@@ -26,10 +26,13 @@ ODDS = 0.05
 #: A label known from more organs than this may be anywhere. 2 to 4 do the same for the scores; with
 #: 5, kinds of endothelium are held to be elsewhere, and the scores fall.
 MOST_ORGANS = 3
-#: Blood, cord blood, bone marrow, spleen and lymph node: what is known from there may be anywhere.
-CIRCULATING = frozenset(
-    {"UBERON:0000178", "UBERON:0012168", "UBERON:0002371", "UBERON:0002106", "UBERON:0000029"}
-)
+#: Blood, cord blood and bone marrow: what is known from there may be anywhere.
+CIRCULATING = frozenset({"UBERON:0000178", "UBERON:0012168", "UBERON:0002371"})
+#: Leukocytes may be anywhere, wherever a reference has them from, but for those that stay:
+#: tissue-resident macrophages, uterine natural killer cells, thymocytes, osteoclasts and follicular
+#: dendritic cells.
+LEUKOCYTE = "CL:0000738"
+RESIDENT = frozenset({"CL:0000864", "CL:4052028", "CL:0000893", "CL:0000092", "CL:0000442"})
 #: Tissues below one of these are of one organ here: respiratory, hepatobiliary, female and male
 #: reproductive, central nervous and visual system, intestine.
 WHOLES = frozenset(
@@ -55,7 +58,7 @@ def known_elsewhere(
     Related is what is of one organ with it: the tissue itself, its parts and kinds, what it is a
     part or kind of, and what shares one of `WHOLES` with it. What is known of the terms below a
     label is known of the label. A label that is known from no tissue, or is no term, is not
-    elsewhere.
+    elsewhere, nor is a leukocyte that is not `RESIDENT`.
 
     Parameters
     ----------
@@ -78,6 +81,9 @@ def known_elsewhere(
     def elsewhere(label_id: str) -> bool:
         places = tissues_of.get(label_id, set()) if label_id else set()
         if not places or places & CIRCULATING:
+            return False
+        above = cell_types.ancestors(label_id)
+        if LEUKOCYTE in above and not above & RESIDENT:
             return False
         if any(one_organ(place, tissue_id, tissues) for place in places):
             return False

@@ -167,8 +167,13 @@ def log_posterior(
 def _less_likely(streams: dict[str, Tensor], elsewhere_T: NDArray[np.bool_]) -> dict[str, Tensor]:
     """Lower the odds of some labels, as `scgp.reference.elsewhere.less_likely`."""
     less_T = torch.tensor(np.where(elsewhere_T, ODDS, 1.0))
-    told = {name: stream_BT * less_T for name, stream_BT in streams.items()}
-    return {name: x_BT / x_BT.nansum(1, keepdim=True) for name, x_BT in told.items()}
+    told = {}
+    for name, stream_BT in streams.items():
+        heard_BT = ~stream_BT.isnan()  # a gradient must not pass through what is not a number
+        less_BT = torch.where(heard_BT, stream_BT, 0.0) * less_T
+        share_BT = less_BT / less_BT.sum(1, keepdim=True).clamp(min=1e-300)
+        told[name] = torch.where(heard_BT, share_BT, torch.nan)
+    return told
 
 
 def _neighbours(cell_BE: Tensor, index: ReferenceIndex) -> Tensor:

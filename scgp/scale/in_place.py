@@ -283,6 +283,7 @@ def _run(
         "model": labeller.model.fingerprint,
         "reference": _reference_of(labeller.index),
         "labels": None if labeller.candidates is None else fingerprint(labeller.candidates),
+        "tissue": asked.get("tissue"),
         "coverage": asked.get("coverage"),
         "min_confidence": asked.get("min_confidence"),
         "min_confidence_broader": asked.get("min_confidence_broader"),

@@ -134,12 +134,17 @@ def test_without_one_gene_only(blood):
 # ---- screening ----
 
 
-@pytest.mark.parametrize("silent", [(), ("text",), ("gene",), ("text", "gene")])
+@pytest.mark.parametrize("silent", [(), ("text",), ("gene",), ("text", "gene"), ("a label",)])
 def test_the_differentiable_fusion_is_the_fusion(blood, model, blood_index, silent):
-    """Of all four streams with weight, and where a stream knows nothing or not all labels."""
+    """Of all four streams with weight, and where a stream knows nothing or not all labels.
+
+    Also where the tissue speaks against a label.
+    """
     fusion = Fusion(weight_neighbour=0.3, weight_text=0.5, weight_head=0.2, weight_gene=0.4, k=20)
     text_TD = blood_index.text_TD.copy()
     text_TD[0 if "text" not in silent else slice(None)] = 0
+    if "a label" in silent:
+        fusion = dataclasses.replace(fusion, elsewhere=(blood_index.labels[1],))
     changed = {"calibration": fusion, "text_TD": text_TD}
     if "gene" in silent:
         changed["gene_head"] = None
