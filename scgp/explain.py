@@ -24,7 +24,8 @@ from scgp.explaining.occlusion import Subject, embed_scored, gene_tables
 from scgp.explaining.stream_tables import StreamTables
 from scgp.number import whole_number
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.answer import answer
+from scgp.reference.answer import answer, reading_of, unlike_reference
+from scgp.reference.background import lies_outside
 from scgp.reference.decision import UNKNOWN, Decision
 from scgp.slots import check_adata
 from scgp.tissues import of_tissue
@@ -177,6 +178,7 @@ def explain(
         "n_genes": len(counts.var_names), "index": repr(index), **of_cells,
     }  # fmt: skip
     answers = _answer_rows(decision, told, probability_B, n_expressed_B)
+    answers["doubt"] = _doubts(decision, told)
     return Explanation(
         answer=make_table("answer", [answers]),
         neighbours=make_table("neighbours", told.neighbour_rows(n)),
@@ -207,6 +209,21 @@ def counted_labels(decision: Decision, index: ReferenceIndex) -> np.ndarray:
     return counted_BT
 
 
+def _doubts(decision: Decision, told: StreamTables) -> np.ndarray:
+    """Return why the best label of each cell is not its answer; "" where the cell has a label."""
+    index, type_BE = told.index, told.vectors.type_BE
+    fusion = index.calibration
+    reading = reading_of(index, type_BE, fusion)
+    unlike_B = unlike_reference(index, type_BE, told.nearest_B, fusion)
+    outside_B = (
+        np.zeros(len(unlike_B), bool)
+        if reading is None
+        else lies_outside(reading, fusion.threshold)
+    )
+    doubt_B = np.select([outside_B, unlike_B], ["outside", "unlike"], "unsure").astype(object)
+    return np.where(np.isin(decision.status, ["labelled", "empty"]), "", doubt_B)
+
+
 def _n_expressed(row_V: sp.csr_matrix, token_V: np.ndarray) -> int:
     """Return how many genes of the model a cell expresses."""
     return len(set(token_V[row_V.indices].tolist()) - {-1})
@@ -224,6 +241,7 @@ def _answer_rows(
         "confidence": decision.confidence,
         "status": decision.status,
         "leaf": decision.leaf,
+        "leaf_confidence": decision.leaf_confidence,
         "nearest_cosine": np.where(filled_B, told.nearest_B, np.nan),
         "explained": explained_labels(decision),
         "probability": np.where(filled_B, probability_B, np.nan),

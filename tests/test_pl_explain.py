@@ -66,6 +66,16 @@ def test_makes_one_figure_and_neither_shows_nor_saves(why, monkeypatch, tmp_path
     assert title == f"AAAGCCTGGCTAAC-1: {expected}"
 
 
+def test_the_title_tells_why_a_cell_is_unknown(why):
+    answer = why.answer.assign(
+        label="unknown", status="unknown", confidence=np.float32(0), doubt="unlike"
+    )
+    title = pl.explain(dataclasses.replace(why, answer=answer))[0].figure.get_suptitle()
+    leaf, confidence = answer[["leaf", "leaf_confidence"]].iloc[0]
+    best = f"best label: {leaf}, confidence {confidence:.2f}: the cell is unlike the reference"
+    assert title == f"AAAGCCTGGCTAAC-1: unknown\n{best}"
+
+
 def test_each_gene_has_its_bar(why):
     ax = pl.explain(why)[0]
     genes = _of(why.genes, why)

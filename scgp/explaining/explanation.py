@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "answer": {
         "cell": "str", "label": "object", "ontology_id": "str", "confidence": "float32",
-        "status": "str", "leaf": "str", "nearest_cosine": "float32", "explained": "str",
-        "probability": "float64", "n_genes": "int64",
+        "status": "str", "leaf": "str", "leaf_confidence": "float32", "doubt": "str",
+        "nearest_cosine": "float32", "explained": "str", "probability": "float64",
+        "n_genes": "int64",
     },
     "neighbours": {
         "cell": "str", "rank": "int64", "label": "str", "ontology_id": "str", "study": "str",
@@ -40,6 +41,12 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 #: Cells that the text shows, and genes of each direction.
 _CELLS, _GENES = 5, 4
+#: Why the best label is not the answer, in words.
+_DOUBTS: Mapping[str, str] = {
+    "unsure": "not sure enough",
+    "unlike": "the cell is unlike the reference",
+    "outside": "the cell is rather of a type that the reference lacks",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -51,10 +58,14 @@ class Explanation:
     answer
         One row a cell: ``label``, ``ontology_id``, ``confidence`` and ``status`` as
         :func:`scgp.annotate` gives them (``label`` is None for an empty cell); ``leaf``, the best
-        label of the reference whatever became of it; ``nearest_cosine`` to the nearest reference
-        cell; ``explained``, the label that the table ``genes`` speaks of (the answer, or the leaf
-        of a cell that is "unknown"); ``probability``, its fused probability with that of all labels
-        below it; ``n_genes``, the expressed genes that the model knows.
+        label of the reference whatever became of it, and ``leaf_confidence`` in it; ``doubt``, why
+        the cell got a broader term or "unknown" instead: "unlike" (below a bound of likeness to the
+        reference, and then no confidence is enough), "outside" (read as a type that your own
+        reference lacks), "unsure" (not confident enough) or "" (it did get a label, or is empty);
+        ``nearest_cosine`` to the nearest reference cell; ``explained``, the label that the table
+        ``genes`` speaks of (the answer, or the leaf of a cell that is "unknown"); ``probability``,
+        its fused probability with that of all labels below it; ``n_genes``, the expressed genes
+        that the model knows.
     neighbours
         The nearest reference cells by ``rank``: ``label``, ``ontology_id``, ``study``, whether the
         cell was ``drawn`` from a mean profile, its ``name`` ("" where the index has none) and
@@ -98,12 +109,12 @@ class Explanation:
             return f"{row['cell']}: empty, no count in the genes of the model"
         own = [table[table["cell"] == row["cell"]] for table in (self.neighbours, self.streams)]
         term = f" ({row['ontology_id']})" if row["ontology_id"] else ""
-        leaf = "" if row["label"] == row["leaf"] else f"; best label: {row['leaf']}"
         near = own[0]["label"].value_counts(sort=False)
         first = own[1][own[1]["rank"] == 1]
         lines = [
             f"{row['cell']}: {row['label']}{term}, {row['status']}, "
-            f"confidence {row['confidence']:.2f}{leaf}",
+            f"confidence {row['confidence']:.2f}",
+            *([f"  {leaf}"] if (leaf := leaf_told(row)) else []),
             f"  nearest cells (cosine {row['nearest_cosine']:.2f}): "
             + ", ".join(f"{n} {label}" for label, n in near.items()),
             "  streams: "
@@ -129,6 +140,14 @@ class Explanation:
         ]
         of = f"  genes of {row['explained']} (probability {row['probability']:.2f}): "
         return [of + "; ".join(told)] if told else []
+
+
+def leaf_told(row: pd.Series[Any]) -> str:
+    """Tell the best label of a row of ``answer`` that has another answer, and why; "" if none."""
+    if row["label"] == row["leaf"] or row["status"] == "empty":
+        return ""
+    why = f": {_DOUBTS[row['doubt']]}" if row["doubt"] else ""
+    return f"best label: {row['leaf']}, confidence {row['leaf_confidence']:.2f}{why}"
 
 
 def make_table(name: str, parts: list[dict[str, Any]]) -> pd.DataFrame:

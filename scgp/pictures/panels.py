@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from scgp.errors import ArgumentError
+from scgp.explaining.explanation import leaf_told
 from scgp.pictures.legend import wrap
 from scgp.pictures.palette import colour
 
@@ -58,7 +59,8 @@ def explain(
     cell
         Name of one of its cells; by default the first that has a count.
     axes
-        Three Axes to draw on; by default those of a new figure, which has the answer as its title.
+        Three Axes to draw on; by default those of a new figure, which has the answer as its title,
+        and the best label and its doubt where that is not the answer.
 
     Returns
     -------
@@ -112,7 +114,9 @@ def _answer(explanation: Explanation, cell: str | None) -> pd.Series:
 
 def _headline(row: pd.Series) -> str:
     sure = f", confidence {row['confidence']:.2f}" if row["confidence"] else ""
-    return f"{row['cell']}: {row['label']} ({row['status']}{sure})"
+    status = "" if row["status"] == row["label"] else f" ({row['status']}{sure})"
+    leaf = leaf_told(row)
+    return f"{row['cell']}: {row['label']}{status}" + (f"\n{leaf}" if leaf else "")
 
 
 def _draw_genes(ax: Axes, genes: pd.DataFrame, row: pd.Series) -> None:

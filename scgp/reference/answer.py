@@ -97,6 +97,15 @@ def reading_of(index: ReferenceIndex, type_BE: np.ndarray, fusion: Fusion) -> Re
     return index.background.read(type_BE, fusion.temperature_text)
 
 
+def unlike_reference(
+    index: ReferenceIndex, type_BE: np.ndarray, nearest_B: np.ndarray, fusion: Fusion
+) -> np.ndarray:
+    """Return which cells are unlike every reference cell, or unlike the text of every label."""
+    far_B = np.asarray(nearest_B, float) < fusion.novelty_threshold
+    unlike_B: np.ndarray = far_B | (nearest_text(type_BE, index.text_TD) < fusion.novelty_text)
+    return unlike_B
+
+
 def answer(
     index: ReferenceIndex,
     cell_BE: np.ndarray,
@@ -187,8 +196,7 @@ def _answer_block(
         threshold=fusion.threshold,
         threshold_above=fusion.threshold_above,
         threshold_outside=fusion.threshold_outside,
-        novelty_threshold=fusion.novelty_threshold,
-        novel_B=nearest_text(type_BE, index.text_TD) < fusion.novelty_text,
+        novel_B=unlike_reference(index, type_BE, nearest_B, fusion),
         empty_B=empty_B,
         weight_near=fusion.weight_near,
         support_BT=pooled_BT if fusion.pooled else None,

@@ -164,6 +164,7 @@ def test_an_empty_cell_is_in_the_answers_alone(blood):
     assert empty["label"] is None
     assert (empty["status"], empty["confidence"], empty["n_genes"]) == ("empty", 0, 0)
     assert (empty["explained"], empty["leaf"], empty["ontology_id"]) == ("", "", "")
+    assert (empty["doubt"], empty["leaf_confidence"]) == ("", 0)
     assert np.isnan(empty["probability"])
     assert np.isnan(empty["nearest_cosine"])
     for name in TABLES[1:]:

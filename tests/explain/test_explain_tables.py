@@ -185,6 +185,43 @@ def test_an_unknown_cell_is_explained_by_its_best_label(blood, blood_index):
     assert (scgp.explain(blood, 0, index=shy).genes["confidence"] > 0.5).all()
 
 
+def test_why_the_best_label_is_not_the_answer(blood, blood_index):
+    """Doubt is told in the table and in words: too unsure, or unlike the reference."""
+    calibration = blood_index.calibration
+    bounds = {
+        "": {"threshold": 0.0, "novelty_threshold": -1.0},
+        "unsure": {"threshold": 1.0, "novelty_threshold": -1.0},
+        "unlike": {"threshold": 0.0, "novelty_threshold": 2.0},
+    }
+    words = {"": "", "unsure": "not sure enough", "unlike": "the cell is unlike the reference"}
+    sure = scgp.explain(blood, 0, index=blood_index).genes["confidence"].iloc[0]
+    for doubt, other in bounds.items():
+        other_index = dataclasses.replace(
+            blood_index, calibration=dataclasses.replace(calibration, threshold_above=1.0, **other)
+        )
+        why = scgp.explain(blood, 0, index=other_index, n_genes=0)
+        row = why.answer.iloc[0]
+        assert row["doubt"] == doubt
+        assert row["status"] == ("unknown" if doubt else "labelled")
+        assert row["leaf_confidence"] == sure
+        told = f"best label: {row['leaf']}, confidence {sure:.2f}: {words[doubt]}"
+        assert (told in repr(why)) == bool(doubt)
+        assert ("best label" in repr(why)) == bool(doubt)
+
+
+def test_a_cell_outside_an_atlas_of_ones_own_is_told_as_such(all_blood):
+    """The atlas has T cells alone: a B cell is read as a type that it lacks."""
+    kind = all_blood.obs["bulk_labels"].astype(str)
+    is_t = kind.str.startswith(("CD4", "CD8"))
+    atlas = all_blood[is_t.to_numpy()].copy()
+    b_cell = np.flatnonzero(kind == "CD19+ B")[:1]
+    why = scgp.explain(all_blood, b_cell, reference=atlas, label_key="cell_type", n_genes=0)
+    row = why.answer.iloc[0]
+    assert row["status"] != "labelled"
+    assert (row["doubt"], row["leaf_confidence"] < 0.5) == ("outside", True)
+    assert "of a type that the reference lacks" in repr(why)
+
+
 def test_a_broader_answer_counts_all_labels_below_it(all_blood, index):
     """An "ancestor" is no label of the reference, but the sum of some."""
     adata = all_blood.copy()
