@@ -29,6 +29,7 @@ from scgp.pictures.panels_genes import gene_contexts, manifold, polyfunctionalit
 from scgp.pictures.panels_perturbation import perturbation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import anndata as ad
@@ -131,7 +132,10 @@ def confidence(
 
     Returns
     -------
-    The Axes drawn on. The group with the highest median is on top.
+    The Axes drawn on. The group with the highest median is on top. Bounds of the decision show in
+    it: a label has at least its ``min_confidence`` (.5), a broader term that is given for want of a
+    sure label at least .96, "unknown" always 0. So a broad term on top is not what the model knows
+    best.
 
     Raises
     ------
@@ -190,7 +194,9 @@ def confusion(
 
     Returns
     -------
-    The Axes drawn on. Columns are ordered so that agreement lies near the diagonal.
+    The Axes drawn on. Rows are in the order of the categories of `label_key` (of clusters: 1, 2,
+    10), or of the alphabet where it is not categorical. Columns are ordered so that agreement lies
+    near the diagonal.
 
     Raises
     ------
@@ -199,12 +205,15 @@ def confusion(
     ArgumentError
         There is no cell to draw.
     """
-    known = as_labels(_column(adata, label_key))
+    column = _column(adata, label_key)
+    known = as_labels(column)
     given = as_labels(_column(adata, f"{key_added}_cell_type"))
     if not len(known):
         message = "there is no cell to draw: adata has 0 cells"
         raise ArgumentError(message)
-    table = _crosstab(known, given, max_labels)
+    categorical = isinstance(column.dtype, pd.CategoricalDtype)
+    order = [str(name) for name in column.cat.categories] if categorical else []
+    table = _crosstab(known, given, max_labels, order)
     share = table.div(table.sum(axis=1), axis=0)
     if ax is None:
         size = (4.5 + 0.42 * share.shape[1], 3.5 + 0.34 * share.shape[0])
@@ -222,12 +231,17 @@ def confusion(
 
 
 def _crosstab(
-    known_N: NDArray[np.object_], given_N: NDArray[np.object_], max_labels: int
+    known_N: NDArray[np.object_],
+    given_N: NDArray[np.object_],
+    max_labels: int,
+    known_order: Sequence[str],
 ) -> pd.DataFrame:
     """Count cells by known and given label; in both, what is drawn together comes last."""
     known_N, rows = pool(known_N, max_labels)
     given_N, columns = pool(given_N, max_labels)
-    table = pd.crosstab(known_N, given_N).loc[[*sorted(rows[:max_labels]), *rows[max_labels:]]]
+    rank = {name: i for i, name in enumerate(known_order)}
+    named = sorted(rows[:max_labels], key=lambda name: (rank.get(name, len(rank)), name))
+    table = pd.crosstab(known_N, given_N).loc[[*named, *rows[max_labels:]]]
     share = table.div(table.sum(axis=1), axis=0)
 
     def place(name: str) -> tuple[bool, bool, int, float]:

@@ -39,3 +39,16 @@ def test_a_label_that_reads_as_the_rest_is_a_label():
     adata.obs["scgp_cell_type"] = adata.obs["own"] = pd.Categorical(["other (x)", "b", "p"])
     columns = [t.get_text() for t in pl.confusion(adata, label_key="own").get_xticklabels()]
     assert columns == ["b", "other (x)", "p"]
+
+
+def test_clusters_are_in_the_order_of_their_categories():
+    """Not 0, 1, 10, 2; cells of no cluster come after them, and text has the alphabet."""
+    adata = ad.AnnData(obs=pd.DataFrame(index=[f"c{i}" for i in range(5)]))
+    adata.obs["scgp_cell_type"] = pd.Categorical(["a", "b", "a", "b", "a"])
+    leiden = ["10", "2", "0", "1", None]
+    adata.obs["leiden"] = pd.Categorical(leiden, categories=["0", "1", "2", "10"])
+    rows = [t.get_text() for t in pl.confusion(adata, label_key="leiden").get_yticklabels()]
+    assert rows == ["0 (1)", "1 (1)", "2 (1)", "10 (1)", "no label (1)"]
+    adata.obs["text"] = ["10", "2", "0", "1", "1"]
+    rows = [t.get_text() for t in pl.confusion(adata, label_key="text").get_yticklabels()]
+    assert rows == ["0 (1)", "1 (2)", "10 (1)", "2 (1)"]
