@@ -183,9 +183,10 @@ def annotate(
     ``uns["scgp"]`` : dict
         Model, index, counts and genes that were used; ``labels_from_profiles``, those of the labels
         given of which the reference has no real cell, but published mean profiles alone, where
-        there are any: trust them less. With `labels` also ``labels`` as read,
-        their ``labels_ontology_term_ids`` ("" for none) and ``labels_in_reference``, whether the
-        reference has cells of each: lists, which a file gives back as arrays. With `use_rep` its
+        there are any: trust them less. A broader term, or one of `labels`, stands for all labels at
+        or below it. With `labels` also ``labels`` as read, their ``labels_ontology_term_ids`` (""
+        for none) and ``labels_in_reference``, whether the reference has cells of each, real ones or
+        drawn from profiles: lists, which a file gives back as arrays. With `use_rep` its
         key, the index, and ``calibrated``, whether the confidence was fitted on held-out studies.
         With `smooth` its column, with `tissue` the term and its id.
 
@@ -288,7 +289,7 @@ def annotate(
     decision, vectors = labelled.decision, labelled.vectors
     warn_empty(vectors, EMPTY)
     facts = facts_of(labeller.model, counts, match) | asked | told
-    facts |= profile_facts(decision.label, labeller.index)
+    facts |= profile_facts(decision, labeller.index, named=labeller.candidates is not None)
     slots = answer_slots(decision, vectors, facts, key_added, smoothed(decision, cluster_N, facts))
     old = left_over(slots["obs"], key_added, adata.obs)
     return write_slots(adata, slots, copy=copy, drop={"obs": old})

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scgp.embed import CellVectors
+from scgp.phenotypes.ontology import Ontology
 from scgp.reference.consensus import Consensus
 from scgp.reference.decision import STATUSES, Decision
 from scgp.reference.index import ReferenceIndex
@@ -37,14 +38,29 @@ def answer_slots(
     return slots
 
 
-def profile_facts(label_B: np.ndarray, index: ReferenceIndex) -> dict[str, object]:
-    """Return, for ``uns``, the labels given that the reference knows from mean profiles alone.
+def profile_facts(
+    decision: Decision, index: ReferenceIndex, *, named: bool
+) -> dict[str, list[str]]:
+    """Return, for ``uns``, the answers that the reference knows from mean profiles alone.
 
-    Nothing where there are none. A term above the labels, or a label that was asked for by another
-    name, is none of them.
+    Nothing where there are none. A label of the reference stands for its own cells; a broader term
+    that is given for want of a sure label, and a label that was asked for (``named``: all answers
+    are such), for those of all labels at or below it.
     """
-    n_real_T = np.bincount(index.code_N[~index.drawn_N], minlength=len(index.labels))
-    told = {x for x, n in zip(index.labels, n_real_T, strict=True) if n == 0} & set(label_B)
+    ids_T = np.array(index.label_ids, object)
+    real_T = np.bincount(index.code_N[~index.drawn_N], minlength=len(ids_T)) > 0
+    real_of = dict(zip(index.labels, real_T.tolist(), strict=True))
+    ontology, told = Ontology("CL"), set()
+    for label, term, status in set(
+        zip(decision.label, decision.ontology_id, decision.status, strict=True)
+    ):
+        if term and (named or status == "ancestor"):
+            below_T = np.isin(ids_T, sorted(ontology.descendants(term)))
+            alone = below_T.any() and not real_T[below_T].any()
+        else:
+            alone = not real_of.get(label, True)
+        if alone:
+            told.add(label)
     return {"labels_from_profiles": sorted(told)} if told else {}
 
 

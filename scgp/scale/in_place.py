@@ -222,7 +222,7 @@ def _kept(
     parts = [decision for _, decision, _ in work.answers()]
     decision = Decision.join(parts, sets=labeller.set_mass is not None)
     del parts
-    facts |= profile_facts(decision.label, labeller.index)
+    facts |= profile_facts(decision, labeller.index, named=labeller.candidates is not None)
     n_cells = len(decision.label)
     n_empty = int((decision.status == "empty").sum())
     if n_empty:
