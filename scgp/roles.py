@@ -45,8 +45,8 @@ N_READ, N_NEAREST = 2000, 100
 #: Names, genes and terms told of each role.
 N_TOLD = 3
 _COLUMNS = [
-    "gene", "role", "contexts", "n_cells", "shift", "nearest_genes", "gene_sets", "gene_set_q",
-    "terms",
+    "gene", "role", "contexts", "n_cells", "detected", "shift", "nearest_genes", "gene_sets",
+    "gene_set_q", "terms",
 ]  # fmt: skip
 
 
@@ -95,6 +95,9 @@ def gene_roles(
     A DataFrame with a row for each role, the largest shift first:
 
     ``gene``, ``role`` (1, 2, ...), ``contexts`` (joined by "; "), ``n_cells`` read;
+    ``detected`` : share of all cells of these contexts that have a count of the gene. Where it is
+    small beside that of another role, the counts may be RNA of other cells (ambient), and the role
+    theirs: only cells with a count are read;
     ``shift`` : length of the role's mean interaction, of no unit; NaN where there is one role, for
     interactions sum to about 0 over all contexts;
     ``nearest_genes`` : the genes whose predicted expression moves with the gene's over these cells,
@@ -173,10 +176,11 @@ def gene_roles(
         interactions = _interactions(cells, own, code_C, len(kept), seed)
     role_K = joined(interactions.of_gene_KD, interactions.noise, n_roles)
     vectors = embed_rows(model, [rows], token_V, device=on).type_BE
-    table = [
-        _role(model, own, np.flatnonzero(role_K == w), code_C, kept, interactions, vectors, sets)
-        for w in np.unique(role_K)
-    ]
+    roles = [np.flatnonzero(role_K == w) for w in np.unique(role_K)]
+    table = [_role(model, own, w, code_C, kept, interactions, vectors, sets) for w in roles]
+    for row, contexts in zip(table, roles, strict=True):
+        own_N = np.isin(group_N, [names.index(kept[k]) for k in contexts])
+        row["detected"] = float(own_N[expressing].sum() / own_N.sum())
     if len(table) == 1:
         table[0]["shift"] = float("nan")
     order = np.argsort([-row["shift"] for row in table], kind="stable")

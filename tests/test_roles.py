@@ -15,8 +15,8 @@ from scgp.model.network import CellTransformer
 from scgp.roles import _Interactions, _moving_together
 
 COLUMNS = [
-    "gene", "role", "contexts", "n_cells", "shift", "nearest_genes", "gene_sets", "gene_set_q",
-    "terms",
+    "gene", "role", "contexts", "n_cells", "detected", "shift", "nearest_genes", "gene_sets",
+    "gene_set_q", "terms",
 ]  # fmt: skip
 
 
@@ -61,6 +61,10 @@ def test_the_columns_and_what_they_hold(cells, table, model, sets):
         large.index
     )  # every context has one role
     assert table["n_cells"].tolist() == [sum(min(15, large[k]) for k in role) for role in told]
+    of_context = pd.Series(label_N).value_counts()
+    expected = [here[role].sum() / of_context[role].sum() for role in told]
+    assert table["detected"].tolist() == pytest.approx(expected)
+    assert any(x < 1 for x in expected)
     symbols = set(model.genes.symbol)
     for row in table.itertuples():
         near = row.nearest_genes.split(", ")
