@@ -85,10 +85,16 @@ def _read_tables(prefix: str) -> _Tables:
 
 
 @functools.cache
+def _of_mice() -> frozenset[str]:
+    """Return the cell types that are a mouse's by their label."""
+    terms = _read_tables("CL").terms.items()
+    return frozenset(i for i, term in terms if term["label"].endswith(("mouse", "(Mmus)")))
+
+
+@functools.cache
 def _spellings() -> dict[str, str]:
     """Return the one cell type of each spelling of a name; that of a label is no synonym's."""
-    tables = _read_tables("CL")
-    of_mice = {i for i, term in tables.terms.items() if term["label"].endswith(("mouse", "(Mmus)"))}
+    tables, of_mice = _read_tables("CL"), _of_mice()
     found: dict[str, str] = {}
     for human in (True, False):  # what is "..., human" yields: it is spelled without that word
         for names in (tables.id_of_synonym, tables.id_of_label):
@@ -223,13 +229,17 @@ class Ontology:
         """Return what `id_of` finds, or the cell type that authors so name, or ``""``.
 
         "CD4+ T cells", "NK", "Tregs": `scgp.phenotypes.names` has the rules, and what they do not
-        bring to one term is not read.
+        bring to one term is not read. A synonym of a mouse's cell type alone ("alpha cell", of the
+        retina) yields to what authors mean by it.
         """
         exact = self.id_of(label)
-        if exact or self.prefix != "CL":
+        if self.prefix != "CL":
             return exact
         spelled = spelling(label)
-        return short_name(spelled) or long_name(spelled, _spellings())
+        of_mice = exact in _of_mice() and _normal(label) in self._tables.id_of_synonym
+        if exact and not of_mice:
+            return exact
+        return short_name(spelled) or exact or long_name(spelled, _spellings())
 
     def near(self, label: str, n: int = 3) -> list[str]:
         """Return up to ``n`` cell types with a name near a label that `read` does not know."""
@@ -256,7 +266,7 @@ class Ontology:
         named = {i: f"{self.label(i)} ({i})" for i in {*known.values(), *WRITTEN.values()} if i}
         read, disputed = [], []
         for label, term in known.items():
-            if term and not self.id_of(label):
+            if term and term != self.id_of(label):
                 read.append((label, named[term]))
             elif term and label != term:
                 other = short_name(spelling(label)) or term
