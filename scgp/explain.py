@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgp.asking import check_tissue
+from scgp.asking import asking_for, check_confidence, check_tissue, given_facts
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
@@ -51,6 +51,8 @@ def explain(
     index: ReferenceIndex | str | Path | None = None,
     model: Model | str | Path | None = None,
     tissue: str | None = None,
+    min_confidence: float | None = None,
+    min_confidence_broader: float | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
     n: int = 5,
@@ -67,9 +69,11 @@ def explain(
     cells
         The cells to explain, at most 200: a name of ``obs_names``, a position, a list of either, or
         a boolean mask with one value a cell.
-    reference, label_key, index, model, tissue, layer, use_raw
-        As given to :func:`scgp.annotate`. An answer with its ``min_confidence=`` or ``use_rep=``,
-        or among its ``labels=``, is not explained.
+    reference, label_key, index, model, tissue, min_confidence, min_confidence_broader
+        As given to :func:`scgp.annotate`. An answer with its ``use_rep=``, or among its
+        ``labels=``, is not explained.
+    layer, use_raw
+        As given to :func:`scgp.annotate`.
     n
         Nearest cells, texts, and labels of each stream that are told.
     n_genes
@@ -140,9 +144,11 @@ def explain(
     index = None if index is None else opened(index, model.fingerprint)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
     check_tissue(tissue, (), reference)
+    check_confidence(min_confidence, min_confidence_broader)
     index = resolve_index(
         reference, label_key, index, model, batch_size=1024, device=device, progress=progress
     )
+    index = asking_for(min_confidence, min_confidence_broader, index)
     index, of_cells = of_tissue(tissue, index)
     match = match_genes(counts, model.genes)
     block_BV = counts.take(row_B)
@@ -176,6 +182,7 @@ def explain(
     facts: dict[str, object] = {
         "model": model.fingerprint, "counts": counts.where, "n_genes_matched": match.n_matched,
         "n_genes": len(counts.var_names), "index": repr(index), **of_cells,
+        **given_facts(None, min_confidence, min_confidence_broader),
     }  # fmt: skip
     answers = _answer_rows(decision, told, probability_B, n_expressed_B)
     answers["doubt"] = _doubts(decision, told)

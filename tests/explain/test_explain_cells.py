@@ -116,6 +116,28 @@ def test_what_is_no_anndata_and_another_models_index(blood, blood_index):
 # ---- containers, empty cells, text ----
 
 
+def test_an_answer_with_other_bounds_is_the_one_explained(all_blood):
+    """Bounds as given to annotate: a label that was withheld is the answer, and not in doubt."""
+    adata = all_blood[:150].copy()
+    scgp.annotate(adata, progress=False)
+    unknown = list(adata.obs_names[adata.obs["scgp_cell_type"] == "unknown"])[:2]
+    scgp.annotate(adata, min_confidence=0, progress=False)
+    why = scgp.explain(adata, unknown, min_confidence=0, n_genes=0)
+    expected = adata.obs.loc[unknown, "scgp_cell_type"].astype(str).tolist()
+    assert why.answer["label"].tolist() == expected
+    assert "unknown" not in expected
+    assert why.answer["doubt"].tolist() == [""] * len(unknown)
+    assert why.facts["min_confidence"] == 0
+    withheld = scgp.explain(adata, unknown, n_genes=0).answer
+    assert withheld["label"].tolist() == ["unknown"] * len(unknown)
+    assert withheld["leaf"].tolist() == expected
+    broad = scgp.explain(adata, unknown, min_confidence_broader=0.5, n_genes=0).answer
+    scgp.annotate(adata, min_confidence_broader=0.5, progress=False)
+    assert broad["label"].tolist() == adata.obs.loc[unknown, "scgp_cell_type"].astype(str).tolist()
+    with pytest.raises(ArgumentError, match="min_confidence is 2; expected a probability"):
+        scgp.explain(adata, unknown, min_confidence=2)
+
+
 @pytest.mark.parametrize("container", [sp.csc_matrix, sp.csr_array, lambda x: x.toarray()])
 def test_containers_and_nothing_is_written(blood, state, container):
     expected = scgp.explain(blood, [0, 5], n_genes=3)
