@@ -11,7 +11,7 @@ from scgp.model.checkpoint import Model
 from scgp.own import model_index
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import streams_of
-from scgp.reference.background import LEAST_CELLS, WEIGHT, Background
+from scgp.reference.background import LEAST_CELLS, WEIGHT, Background, lies_outside
 from scgp.reference.evidence import fuse
 
 T_CELL, CD4, CD8, B_CELL, PLASMA = (
@@ -74,6 +74,18 @@ def test_the_cells_of_a_label_new_to_the_model_say_what_it_is_read_as(unknown):
     np.testing.assert_allclose(alone.covered_B, [1, 0], atol=1e-6)
 
 
+def test_a_label_new_to_the_model_shares_the_term_above_it_that_its_cells_are_read_as():
+    background = _background([CD4, "CL:0000897"], read=_axes(0, 0))  # and CD4 memory T cells
+    assert background.known_T.tolist() == [True, False]
+    np.testing.assert_allclose(background.read(_axes(0), 0.05).prior_BT, [[0.5, 0.5]], atol=1e-6)
+
+
+def test_a_label_counts_by_the_share_of_its_cells_and_not_by_their_number():
+    few = _background(["", NEURON], read=_axes(1, 1))
+    more = dataclasses.replace(few, read_TU=few.read_TU * np.float32([[10], [90]]))
+    np.testing.assert_allclose(more.read(_axes(1), 0.05).prior_BT, [[0.5, 0.5]], atol=1e-6)
+
+
 def test_a_label_that_the_atlas_uses_otherwise_keeps_its_cells():
     """Its "B cells" are read as CD8 T cells; a cell that is read so may be either.
 
@@ -85,6 +97,14 @@ def test_a_label_that_the_atlas_uses_otherwise_keeps_its_cells():
     np.testing.assert_allclose(many.read(_axes(1), 0.05).prior_BT, [[0.5, 0.5]], atol=1e-6)
 
 
+def test_a_cell_that_is_likelier_of_the_reference_never_lies_outside():
+    """However sure an answer must be; and where less is asked for, fewer cells do."""
+    reading = _background([T_CELL, B_CELL]).read(_axes(0, 3), 0.05)
+    reading = reading._replace(covered_B=np.array([0.6, 0.4]))
+    assert lies_outside(reading, 0.9).tolist() == [False, True]
+    assert lies_outside(reading, 0.3).tolist() == [False, False]
+
+
 def test_it_is_silent_on_a_label_of_which_nothing_is_known():
     background = _background([CD4, NEURON])
     prior_BT = background.read(_axes(0, 3), 0.05).prior_BT
@@ -93,12 +113,12 @@ def test_it_is_silent_on_a_label_of_which_nothing_is_known():
 
 
 def test_rows_sum_to_one_also_where_nothing_is_covered():
-    background = _background([T_CELL, B_CELL], terms=(CD4, HEPATOCYTE, B_CELL, NEURON))
+    background = _background([T_CELL, B_CELL, ""], terms=(CD4, HEPATOCYTE, B_CELL, NEURON))
     far = np.zeros((1, 4), np.float32)
     far[0, 1] = 1
     reading = background.read(far, 1e-3)  # so sharp that nothing is left for the others
     assert reading.covered_B[0] == 0
-    np.testing.assert_allclose(reading.prior_BT, [[0.5, 0.5]])
+    np.testing.assert_allclose(reading.prior_BT, [[0.5, 0.5, np.nan]])
 
 
 def test_terms_without_a_text_are_left_out_and_none_at_all_is_no_background():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
+from scgp.reference.background import Reading
 from scgp.reference.broad_terms import ONE_TRAIT, says_something
 from scgp.reference.decision import decide, roll_up
 
@@ -142,6 +143,32 @@ def test_a_deeper_label_with_a_majority_is_preferred():
     assert low.label[0] == "T cell"
 
 
+def test_where_nearness_counts_no_deeper_label_replaces_the_leaf():
+    """Worth has weighed the depth already, though the deeper label alone has a majority."""
+    labels = ["T cell", CD4, MEMORY_CD4, "B cell"]
+    options = {"support_BT": np.array([[0.2, 0.1, 0.65, 0.05]]), "weight_near": 8.0}
+    found = answer(labels, [0.4, 0.3, 0.25, 0.05], **options)
+    assert (found.label[0], found.leaf[0]) == (CD4, CD4)
+    assert found.confidence[0] == pytest.approx(0.75)
+
+
+def test_of_terms_that_are_equally_specific_the_likelier_is_the_answer():
+    labels = ["classical monocyte", "non-classical monocyte", "plasma cell", "plasmablast"]
+    pair = ["monocyte", "antibody secreting cell"]
+    assert len({len(CELLS.descendants(CELLS.id_of(name))) for name in pair}) == 1
+    found = answer(labels, [0.22, 0.2, 0.3, 0.28], [0.3, 0.28, 0.22, 0.2], threshold=0.4)
+    assert found.label.tolist() == pair[::-1]
+    np.testing.assert_allclose(found.confidence, 0.58)
+
+
+def test_a_term_is_called_by_the_first_of_its_names_in_the_reference():
+    labels = ["alpha-beta T", "T cells (ab)", CD4, CD8, "B cell"]
+    mature = CELLS.id_of("mature alpha-beta T cell")
+    ids = [mature, mature, *CELLS.resolve(labels[2:])]
+    found = decide(np.array([[0, 0, 0.45, 0.4, 0.15]]), labels, ids, CELLS, np.ones(1))
+    assert (found.label[0], found.status[0]) == ("alpha-beta T", "ancestor")
+
+
 def test_the_threshold_is_reached_by_sums_of_floats():
     labels = ["T cell", CD4, CD8, "B cell"]
     found = answer(labels, [0.1 + 0.2, 0.2, 0.2 - 1e-9, 0.3], threshold=0.7)
@@ -183,6 +210,8 @@ def test_a_cell_unlike_all_others_gets_no_leaf():
     assert found.label.tolist() == [CD4, "mature alpha-beta T cell"]
     assert found.status.tolist() == ["labelled", "ancestor"]
     assert found.ontology_id[1] in CELLS.ancestors(CELLS.id_of(CD4))
+    at_the_bound = answer(BLOOD, sure, novelty=0.5, novelty_threshold=0.5)
+    assert at_the_bound.label[0] == CD4
     torn = row(BLOOD, CD4=0.5, platelet=0.3)
     found = answer(BLOOD, torn, novelty=0.3, novelty_threshold=0.5, threshold=0.9)
     assert found.status[0] == "unknown"
@@ -223,6 +252,49 @@ def test_empty_cells_have_no_label():
     assert found.status.tolist() == ["empty", "labelled"]
     assert found.leaf.tolist() == ["", "B cell"]
     assert found.confidence[0] == found.leaf_confidence[0] == 0
+
+
+def read_as(term, covered_B):
+    """Return a synthetic reading: cells are of this term as far as the reference has no label."""
+    covered_B = np.asarray(covered_B, float)
+    terms = CELLS.closure(CELLS.resolve(BLOOD))
+    mass_BA = np.outer(1 - covered_B, np.isin(terms, list(CELLS.ancestors(CELLS.id_of(term)))))
+    return Reading(np.full((len(covered_B), len(BLOOD)), np.nan), covered_B, mass_BA)
+
+
+def test_outside_the_labels_the_reading_needs_its_own_bound_synthetic():
+    sure = row(BLOOD, B=0.95)
+    bounds = {"threshold_above": 0.96, "threshold_outside": 0.85}
+    reading = read_as("lymphocyte", [0.1, 0.2, 0.9])
+    found = answer(BLOOD, sure, sure, sure, reading=reading, **bounds)
+    assert found.label.tolist() == ["lymphocyte", "unknown", "B cell"]
+    np.testing.assert_allclose(found.confidence, [0.9, 0, 0.9])
+
+
+def test_the_reading_bounds_labels_and_no_term_above_them_synthetic():
+    """That a cell may be of a type without a label says nothing against a term above it."""
+    reading = read_as("lymphocyte", [0.6, 0.6])
+    found = answer(BLOOD, row(BLOOD, B=0.95), row(BLOOD, CD4=0.45, CD8=0.4), reading=reading)
+    assert found.label.tolist() == ["B cell", "mature alpha-beta T cell"]
+    np.testing.assert_allclose(found.confidence, [0.6, 0.85])
+
+
+def test_a_novel_cell_outside_the_labels_may_be_of_a_term_above_them_all_synthetic():
+    labels = ["B cell", CD4, CD8]  # any cell of theirs is a lymphocyte
+    terms = CELLS.closure(CELLS.resolve(labels))
+    mass_1A = np.isin(terms, list(CELLS.ancestors(CELLS.id_of("lymphocyte"))))[None] * 0.9
+    for covered, called in ((0.1, "lymphocyte"), (0.9, "unknown")):
+        reading = Reading(np.full((1, 3), np.nan), np.array([covered]), mass_1A)
+        found = answer(labels, row(labels, B=0.9), novel_B=np.array([True]), reading=reading)
+        assert found.label[0] == called
+
+
+def test_each_block_of_cells_has_its_own_reading_synthetic():
+    covered_B = np.where(np.arange(8200) % 3 == 0, 0.9, 0.1)
+    posterior_BT = np.tile(row(BLOOD, B=0.95), (8200, 1))
+    ask = (BLOOD, CELLS.resolve(BLOOD), CELLS, np.ones(8200))
+    found = decide(posterior_BT, *ask, reading=read_as("lymphocyte", covered_B))
+    assert found.label.tolist() == np.where(covered_B > 0.5, "B cell", "lymphocyte").tolist()
 
 
 def test_no_cells():

@@ -169,6 +169,7 @@ def test_fusion_survives_json_and_is_strict():
         {"threshold": 1.5},
         {"threshold": "high"},
         {"novelty_threshold": float("inf")},
+        {"set_mass": (0.5, 0.4)},
     ],
 )
 def test_fusion_refuses_impossible_numbers(fields):
