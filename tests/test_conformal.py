@@ -52,6 +52,15 @@ def test_heavy_studies_decide_the_quantile():
     assert fit_set_mass(ahead_B, heavy)[39] == 0.9
 
 
+def test_cells_that_weigh_nearly_nothing_do_not_support_a_promise():
+    """A thousand cells of a large study beside five of others: hardly more than five."""
+    ahead_B, weight_B = np.linspace(0.1, 0.9, 1005), np.repeat([1e-6, 1.0], [1000, 5])
+    set_mass = fit_set_mass(ahead_B, weight_B)
+    assert mass_for(0.8, set_mass, 1005) <= 0.9
+    with pytest.raises(ArgumentError, match=r"does not support a coverage of 0\.9"):
+        mass_for(0.9, set_mass, 1005)
+
+
 def test_too_few_cells_promise_nothing_and_say_how_many_it_takes():
     set_mass = fit_set_mass(np.linspace(0.1, 0.9, 8), np.ones(8))
     assert mass_for(0.8, set_mass, 8) <= 0.9

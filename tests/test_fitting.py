@@ -285,6 +285,37 @@ def test_cells_of_removed_types_lower_the_confidence_and_touch_nothing_else():
     assert 1 - both.confidence(mass, far) > 2 * (1 - alone.confidence(mass, far))
 
 
+def alike(class_B, study_B, said_BT):
+    """Return synthetic cells of which all streams say the same."""
+    n_cells = len(class_B)
+    streams = dict.fromkeys(STREAMS, said_BT / said_BT.sum(axis=1, keepdims=True))
+    same_B, novel_B = np.full(n_cells, 0.8), np.zeros(n_cells, bool)
+    return HeldOut(streams, same_B, same_B, class_B, ~novel_B, study_B, novel_B)
+
+
+def test_confidence_and_sets_are_of_studies_and_not_of_cells():
+    """Nine cells in ten are what they look like, but these are of one study of two."""
+    study_B = np.repeat([0, 1], [900, 100])
+    said_BT = np.where(np.arange(len(IDS)) == 4, 0.9, 0.01) * np.ones((1000, 1))
+    fusion = fit(alike(np.where(study_B == 0, 4, 2), study_B, said_BT))
+    assert fusion.confidence(np.array([0.9]), np.array([0.8]))[0] == pytest.approx(0.5, abs=0.02)
+    assert fusion.set_mass[44] == 0
+    assert fusion.set_mass[59] > 0.8
+
+
+def test_a_label_holds_where_the_authors_named_a_type_below_it():
+    """Whatever looks like a T cell is a CD4 T cell, and what looks like a B cell is none."""
+    class_B = np.repeat([4, 6], 300)
+    looks_B = np.where(class_B == 4, 0, 2)
+    said_BT = np.full((600, len(IDS)), 0.005)
+    said_BT[np.arange(600), looks_B] = np.where(class_B == 4, 0.97, 0.5)
+    fusion = fit(alike(class_B, np.arange(600) % 2, said_BT))
+    assert (Scorer(IDS, CL).right_TT[[0, 4], [4, 0]] == [True, False]).all()
+    sure, unsure = fusion.confidence(np.array([0.97, 0.6]), np.array([0.8, 0.8]))
+    assert sure > 0.9
+    assert unsure < sure
+
+
 @pytest.mark.parametrize("coverage", [0.7, 0.9])
 def test_sets_cover_cells_of_new_draws(coverage):
     fusion = fit(make_cells("head", 1500))
@@ -295,6 +326,20 @@ def test_sets_cover_cells_of_new_draws(coverage):
     sets_BT = label_sets(pool(new.streams, fusion), mass)
     assert abs((sets_BT & holds_BT).any(axis=1).mean() - coverage) < 0.04
     assert fusion.set_cells == 1500
+
+
+def test_classes_that_no_reference_had_take_no_mass_of_sets():
+    """As many of them as the corpus may have: a label set holds what a reference knows."""
+    cells = make_cells("head", 400)
+    others = [term for term in CL.ids[::20] if term not in IDS]
+    streams = {
+        name: np.hstack([stream, np.zeros((400, len(others)))])
+        for name, stream in cells.streams.items()
+    }
+    more = dataclasses.replace(cells, streams=streams)
+    assert len(others) > 100
+    found = fit_answers(more, label_ids=[*IDS, *others], ontology=CL)
+    np.testing.assert_allclose(found.set_mass, fit(cells).set_mass, rtol=1e-6)
 
 
 def test_a_class_that_the_reference_lacked_is_never_covered():

@@ -84,6 +84,29 @@ def test_too_few_cells_in_doubt_leave_the_fusion_as_it_was():
     assert fit_above(fusion, cells, sure_B, label_ids=IDS, ontology=CELLS) == fusion
 
 
+def test_a_study_with_few_cells_in_doubt_counts_by_these_alone():
+    """Synthetic: of one study a tenth is in doubt and true, of the other all is, and wrong."""
+    cells = doubted(2000)
+    study_B = np.repeat([0, 1], 1000)
+    class_B = np.where(study_B == 0, 0, 3)  # CD4 T cells; natural killer cells
+    cells = dataclasses.replace(
+        cells, class_B=class_B, study_B=study_B, novel_B=np.zeros(2000, bool)
+    )
+    sure_B = np.where((study_B == 1) | (np.arange(2000) < 100), 0.45, 0.95)
+    fusion = fit_above(Fusion(), cells, sure_B, label_ids=IDS, ontology=CELLS)
+    assert told(fusion, T_CELL, cells).mean() == pytest.approx(1 / 11, abs=0.05)
+
+
+def test_a_term_is_surer_the_nearer_the_reference_if_that_told_in_the_fit():
+    """Synthetic: of the cells near to the reference all are T cells, of the others none is."""
+    cells = doubted()
+    near_B = cells.nearest_B > 0.75
+    fusion = fitted(dataclasses.replace(cells, class_B=np.where(near_B, 0, 2)))
+    sure_B = told(fusion, T_CELL, cells)
+    assert sure_B[cells.nearest_B > 0.85].min() > 0.8
+    assert sure_B[cells.nearest_B < 0.65].max() < 0.2
+
+
 def test_the_whole_fit_has_it():
     fusion = fit_answers(doubted(), label_ids=IDS, ontology=CELLS)
     assert len(fusion.above) == 5
