@@ -165,6 +165,22 @@ def test_real_blood_cells_are_told_by_genes_alone(all_blood, blood_index, model)
     assert (found == asked.obs["cell_type"]).mean() > 0.65
 
 
+def test_no_gene_decides_alone_however_much_a_cell_has_of_it(all_blood, blood_index, model):
+    """Beyond ten deviations more of a gene adds nothing to a score (real cells)."""
+    head = blood_index.gene_head
+    tokens = model.tokenizer.tokenize(
+        all_blood[:5].X, model.genes.match(all_blood.var_names).token_of_column
+    )
+    value_BG = tokens.values(model.config.n_genes).tolil()
+    every_G = np.ones(model.config.n_genes, bool)
+    scores = []
+    for times in (0.5, 1, 1.5):
+        value_BG[:, head.gene_H[100]] = times * gene_head.CLIP * head.scale_H[100]
+        scores.append(head.scores(value_BG.tocsr().astype(np.float32), every_G))
+    assert np.abs(scores[1] - scores[0]).max() > 1e-3
+    np.testing.assert_allclose(scores[2], scores[1], atol=1e-6)
+
+
 def test_an_index_keeps_its_gene_head(blood_index, tmp_path):
     blood_index.save(tmp_path / "index")
     read = scgp.ReferenceIndex.load(tmp_path / "index")

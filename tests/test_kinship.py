@@ -69,7 +69,7 @@ def test_known_markers_are_added_if_the_head_has_enough_of_them():
     likeness_DD[0, 2:] = likeness_DD[2:, 0] = 1
     marker_DG = np.zeros((4, 7), np.float32)
     marker_DG[2, [4, 5]] = np.sqrt(0.5)
-    marker_DG[3, :2] = np.sqrt(0.5)  # of these two the head has one
+    marker_DG[3, [0, 6]] = np.sqrt(0.5)  # of these two the head has the second
     head = describing_head(
         small_head(weight_HT),
         likeness_DD[:2, :2],
@@ -97,6 +97,16 @@ def test_labels_that_are_alike_share_their_part_of_the_linear_head():
     assert weight[0] @ weight[1] > 0  # at right angles before
     assert weight[0, 0] > weight[0, 1]
     assert (weight.dtype, bias.dtype) == (np.float32, np.float32)
+
+
+def test_what_all_labels_have_in_common_is_not_mixed_in():
+    rng = np.random.default_rng(0)
+    weight_TD, bias_T = rng.normal(size=(3, 2)), rng.normal(size=3)
+    likeness_TT = np.array([[1, 0.8, 0], [0.8, 1, 0], [0, 0, 1.0]])
+    own = shared_head(weight_TD, bias_T, likeness_TT)
+    shifted = shared_head(weight_TD + np.array([5.0, -3.0]), bias_T + 7, likeness_TT)
+    for found, expected in zip(shifted, own, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 # ---- real cells ----

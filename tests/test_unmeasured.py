@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from scgp.cells.gene_sets import GeneSets
-from scgp.reference.gene_head import fit_gene_head
+from scgp.reference.gene_head import PENALTY, RIDGE, fit_gene_head
 from scgp.reference.unmeasured import Cells, fit_fill
 
 N_GENES, N_LABELS = 60, 3
@@ -115,3 +115,48 @@ def test_a_gene_that_nobody_measures_is_not_taken():
     sets = GeneSets(gene_sets.set_N, measured_PG)
     head = fit_gene_head(held, code_N, N_LABELS, gene_sets=sets)
     assert 3 not in head.gene_H
+
+
+def test_a_gene_that_few_cells_measure_ranks_lower():
+    """It varies most, but a tenth of the cells measure it: one that all measure is taken."""
+    rng = np.random.default_rng(0)
+    value_NG = rng.gamma(2.0, [0.5, 0.6], (400, 2)).astype(np.float32)
+    code_N = np.arange(400) % N_LABELS
+    measured_PG = np.array([[True, True], [True, False]])
+    for few, taken in ((400, 1), (40, 0)):
+        sets = GeneSets((np.arange(400) >= few).astype(int), measured_PG)
+        held = sp.csr_matrix(value_NG * measured_PG[sets.set_N])
+        head = fit_gene_head(held, code_N, N_LABELS, gene_sets=sets, n_genes=1)
+        assert head.gene_H.tolist() == [taken]
+
+
+def test_what_is_filled_in_is_penalised_as_if_its_noise_had_been_drawn():
+    """The closed form is the limit of regression on many copies of the cells, each with noise."""
+    value_NG, code_N, gene_sets = two_files(300)
+    held = sp.csr_matrix(value_NG * gene_sets.measured_PG[gene_sets.set_N])
+    head = fit_gene_head(held, code_N, N_LABELS, gene_sets=gene_sets)
+    weight_N = 1 / np.sqrt(np.bincount(code_N)[code_N])
+    weight_N /= weight_N.sum()
+    x_NH = held.toarray() / head.scale_H
+    there_NH = gene_sets.measured_PG[gene_sets.set_N]
+    share_H = weight_N @ there_NH
+    mean_H = ((weight_N @ x_NH) / share_H).astype(np.float32)
+    known = Cells(sp.csr_matrix(x_NH), weight_N, *dataclasses.astuple(gene_sets), mean_H)
+    fill = fit_fill(known)
+    filled_NH = np.concatenate([block for _, block in known.blocks(fill)]).astype(float)
+    rng = np.random.default_rng(0)
+    second_HH = np.zeros((N_GENES, N_GENES))
+    for _ in range(300):
+        noise_NH = rng.normal(size=filled_NH.shape) * np.sqrt(fill.noise_H) * ~there_NH
+        copy_NH = filled_NH + noise_NH
+        second_HH += (copy_NH * weight_N[:, None]).T @ copy_NH / 300
+    off_H = weight_N @ filled_NH
+    assert np.abs(off_H).max() > 1e-2
+    np.testing.assert_allclose(head.mean_H, mean_H + off_H, rtol=1e-4)
+    penalty_H = PENALTY * (weight_N @ x_NH**2) / share_H + RIDGE
+    y_NT = np.eye(N_LABELS)[code_N] - np.bincount(code_N, weight_N)
+    expected = np.linalg.solve(
+        second_HH - np.outer(off_H, off_H) + np.diag(penalty_H),
+        (filled_NH * weight_N[:, None]).T @ y_NT,
+    ) / np.sqrt(np.bincount(code_N, weight_N))
+    np.testing.assert_allclose(head.weight_HT.astype(float), expected, atol=2e-3)
