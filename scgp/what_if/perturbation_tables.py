@@ -68,7 +68,6 @@ class Drawn:
 def extremes(change: Change, labels: Sequence[str]) -> dict[str, Any]:
     """Return the labels that gain and lose most in each cell, None where nothing changed."""
     moved_BT = change.after_BT - change.before_BT
-    moved_BT[~change.changed_B] = 0
     name_T, every = np.array(labels, object), np.arange(len(moved_BT))
     told: dict[str, Any] = {}
     for name, by, at in (

@@ -65,6 +65,25 @@ def test_several_genes_groups_too_small_and_genes_that_do_not_vary_synthetic():
     assert np.isfinite(both[0, :2]).all()
     assert np.isnan(both[0, 2]), "a gene without counts"
     assert np.isnan(both[1]).all(), "a group of nine"
+    ten = table_of(count_BG, np.where(np.arange(60) < 50, 0, 1), [0], [0.0], [2])
+    assert np.isfinite(ten).all(), "a group of ten"
     as_is = table_of(count_BG, group_B, [0, 4], [0.0, 1.0], [2, 3, 5])
     np.testing.assert_allclose(as_is, first, err_msg="a factor of 1 does nothing")
+    with_none = table_of(count_BG, group_B, [0, 5], [0.0, 0.0], [2, 3, 5])
+    np.testing.assert_allclose(with_none, first, err_msg="a perturbed gene without counts")
     assert np.isnan(table_of(count_BG, group_B, [0], [1.0], [2])).all()
+
+
+def test_cells_without_a_count_are_no_cells_of_a_group(all_blood):
+    """They change no correlation, and do not make a group of nine large enough."""
+    cells = all_blood[: 100 + FEWEST_CELLS].copy()
+    empty_B = np.isin(np.arange(cells.n_obs), [3, 50, 51, 100])
+    cells.X = sp.csr_matrix(cells.X.toarray() * ~empty_B[:, None])
+    group_B = np.repeat([0, 1], [100, FEWEST_CELLS])
+    gene_V, read_V = (cells.var_names.get_indexer(names).tolist() for names in ([GENE], READ))
+    count_BG = cells.X.toarray()
+    found = table_of(count_BG, group_B, gene_V, [0.0], read_V)
+    full = table_of(count_BG[~empty_B], group_B[~empty_B], gene_V, [0.0], read_V)
+    assert np.isfinite(found[0]).all()
+    np.testing.assert_allclose(found[0], full[0])
+    assert np.isnan(found[1]).all()

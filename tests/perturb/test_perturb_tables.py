@@ -1,5 +1,6 @@
 """The tables of perturb(): the null, p, z, groups and their types, genes that are read."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import scgp
 from scgp.cells.counts import choose_counts
 from scgp.errors import ScgpWarning
 from scgp.perturb import perturb
-from scgp.what_if.matched_genes import levels, matched
+from scgp.what_if.matched_genes import expressing, levels, matched
 from scgp.what_if.perturbation_tables import Drawn, expression_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -35,6 +36,60 @@ def test_the_null_is_matched_in_mean_and_detection(model, all_blood):
     for table in (level.mean_PG[0], level.detected_PG[0]):
         assert np.all(table[drawn] > table[gene] / 2)
         assert np.all(table[drawn] < table[gene] * 2)
+
+
+def test_no_gene_is_drawn_twice_though_two_are_alike(model, all_blood):
+    """Of two genes of one expression each has its own draws; too few genes are shared out."""
+    counts = choose_counts(all_blood)
+    token_V = model.genes.match(all_blood.var_names).token_of_column
+    zero = np.zeros(700, np.int64)
+    level = levels(counts, token_V, model.config.n_genes, zero, 1, batch_size=700)
+    genes = model.genes.match(["CD3D", "CD3E"]).token_of_column
+    left_out = np.isin(np.arange(model.config.n_genes), genes)
+    drawn = matched(level, 0, genes, 20, left_out)
+    assert drawn.shape == (20, 2)
+    assert len(np.unique(drawn)) == 40
+    alone = matched(level, 0, genes[:1], 20, left_out)
+    assert len(np.intersect1d(alone, matched(level, 0, genes[1:], 20, left_out)))
+    left_out |= ~np.isin(np.arange(len(left_out)), drawn[:3])
+    few = matched(level, 0, genes, 20, left_out)
+    assert sorted(few.ravel()) == sorted(drawn[:3].ravel())
+
+
+@pytest.mark.parametrize("n_cells", [700, 60])
+def test_mean_and_detection_are_matched_in_deviations_of_the_genes(model, all_blood, n_cells):
+    """By hand: the ten nearest of the genes that two cells of the group have."""
+    counts = choose_counts(all_blood)
+    token_V = model.genes.match(all_blood.var_names).token_of_column
+    n_genes = model.config.n_genes
+    group_B = np.where(np.arange(700) < n_cells, 0, -1)
+    level = levels(counts, token_V, n_genes, group_B, 1, batch_size=700)
+    gene = int(model.genes.match([GENE]).token_of_column[0])
+    n_cells_G = np.rint(n_cells * level.detected_PG[0])
+    assert (n_cells_G == 1).any() == (n_cells == 60)
+    can = np.flatnonzero((n_cells_G >= 2) & (np.arange(n_genes) != gene))
+    log_mean_G = np.log(np.maximum(level.mean_PG[0], 1e-6))
+    odds_G = np.log((n_cells_G + 0.5) / (n_cells - n_cells_G + 0.5))
+    away = sum(((x[can] - x[gene]) / x[can].std()) ** 2 for x in (log_mean_G, odds_G))
+    found = matched(level, 0, np.array([gene]), 10, np.arange(n_genes) == gene)
+    assert set(found[:, 0]) == set(can[np.argsort(away)[:10]])
+    every = matched(level, 0, np.array([gene]), n_genes, np.arange(n_genes) == gene)
+    assert sorted(every[:, 0]) == can.tolist()
+
+
+def test_cells_that_express_a_set_are_those_of_all_blocks(model, all_blood):
+    token_V = model.genes.match(all_blood.var_names).token_of_column
+    sets = [model.genes.match(names).token_of_column for names in (["CD3D", "CD3E"], [GENE])]
+    even_B = np.arange(700) % 2 == 0
+    found = expressing(
+        choose_counts(all_blood), token_V, model.config.n_genes, sets,
+        lambda i: even_B if i else np.ones(700, bool), batch_size=256,
+    )  # fmt: skip
+    either_B = (count_of(all_blood, "CD3D") > 0) | (count_of(all_blood, "CD3E") > 0)
+    np.testing.assert_array_equal(found[0], np.flatnonzero(either_B))
+    np.testing.assert_array_equal(
+        found[1], np.flatnonzero(even_B & (count_of(all_blood, GENE) > 0))
+    )
 
 
 def test_p_is_the_rank_among_the_null():
@@ -67,6 +122,10 @@ def test_genes_stand_by_z_and_not_by_what_any_gene_would_do():
     assert table["z"].round(1).tolist() == [-10, -2, 1.5]
     told = expression_rows(drawn([0.1, -0.3, 0.2]), [], np.array([1, 2, 3]), 1.0)
     assert told["gene"].tolist() == [2, 3, 1], "by absolute shift without a null"
+    unread = dataclasses.replace(drawn([np.nan] * 3), n_read=0)
+    table = expression_rows(unread, null, np.array([1, 2, 3]), 1.0)
+    assert table["n_null"].eq(0).all(), "a group in which nothing was read has no p either"
+    assert table[["z", "p", "null_mean"]].isna().all(axis=None)
 
 
 def test_p_of_a_few_cells_is_not_told(ask, blood):
