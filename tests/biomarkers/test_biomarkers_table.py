@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from scgp.errors import ArgumentError, MissingColumnError
 from scgp.what_if.marker_table import PSEUDO
 from scgp.what_if.removals import Effects
 from scgp.what_if.replication import adjusted, combined_z, random_effects_p, ranks
-from scgp.what_if.unit_evidence import errors
+from scgp.what_if.unit_evidence import drawn, errors
 
 sys.path.insert(0, str(Path(__file__).parent))
 from asked_cells import B_CELL, DENDRITIC
@@ -121,6 +122,21 @@ def test_a_unit_without_the_gene_says_nothing_of_its_error_either(thirds):
     assert three.loc["CD79B", "p"] != pytest.approx(two.loc["CD79B", "p"], rel=1e-3)
 
 
+def test_true_removal_is_the_mean_over_units_with_the_gene(thirds):
+    """Of all cells drawn, so that chance has no part: the third unit changes nothing."""
+    adata = thirds.copy()
+    dense = adata.X.toarray()
+    dense[np.ix_(adata.obs["part"] == "c", [adata.var_names.get_loc("MS4A1")])] = 0
+    adata.X = sp.csr_matrix(dense)
+    given = {"groupby": "cell_type", "across": "part", "groups": B_CELL, "progress": False}
+    given |= {"exact_cells": 10, "max_cells": 10}
+    three = biomarkers(adata, **given).set_index("gene").loc["MS4A1"]
+    two = biomarkers(adata[adata.obs["part"] != "c"].copy(), **given).set_index("gene").loc["MS4A1"]
+    assert three["n_exact"] == two["n_exact"] > 0
+    for column in ("exact_effect", "exact_difference"):
+        assert three[column] == pytest.approx(two[column], rel=1e-4)
+
+
 def test_errors_are_of_the_units_with_the_gene():
     """Synthetic effects: the first gene is in all four units, the second in two of them."""
     rng = np.random.default_rng(0)
@@ -135,6 +151,15 @@ def test_errors_are_of_the_units_with_the_gene():
         expected = [np.sqrt(variance / n_U[u]) for u in units]
         np.testing.assert_allclose(found_UG[units, gene], expected)
     assert np.isnan(found_UG[2:, 1]).all()
+
+
+def test_a_unit_with_just_enough_cells_is_asked():
+    """Synthetic: five cells of the phenotype in one unit and four in the other."""
+    rows_of = {"a": np.arange(5), "b": np.arange(5, 9)}
+    cohorts = SimpleNamespace(asked=["x"], units=["a", "b"], of=lambda _, unit: rows_of[unit])
+    found = drawn(cohorts, min_cells=5, max_cells=3, seed=0)
+    assert list(found) == [("x", "a")]
+    assert len(np.intersect1d(found["x", "a"], rows_of["a"])) == 3
 
 
 def test_seed_and_number_of_cells(thirds):
@@ -186,6 +211,21 @@ def test_units_are_the_replicates_not_cells():
         seen_UG = true_UG + rng.normal(scale=0.05, size=true_UG.shape)
         p_G = random_effects_p(seen_UG, np.full(seen_UG.shape, 0.05))
         assert 0.03 < (p_G < 0.05).mean() < 0.06, n_units
+
+
+def test_p_is_that_of_random_effects_with_units_of_unequal_errors():
+    """Against `combine_effects(method_re="dl", use_t=True)` of statsmodels 0.15."""
+    effect_U = np.array([0.9, -0.6, 1.9, 0.4])
+    p_1 = random_effects_p(effect_U[:, None], np.array([[0.1], [0.5], [0.3], [0.2]]))
+    assert p_1[0] == pytest.approx(0.1119463346734597, rel=1e-9)
+
+
+def test_an_error_of_nothing_is_a_thousandth_of_the_largest():
+    """A unit without any spread is no proof: its weight has a bound."""
+    effect_UG = np.array([[1.0, 1.0], [0.2, 0.2]])
+    error_UG = np.array([[0.0, 0.4e-3], [0.4, 0.4]])
+    none, bound = random_effects_p(effect_UG, error_UG)
+    assert none == pytest.approx(bound, rel=1e-9)
 
 
 def test_no_unit_is_sure_alone_and_agreement_by_chance_is_not_either():
