@@ -193,6 +193,15 @@ def test_effects_are_0_on_average_under_the_null():
     assert min(found) < 0 < max(found)
 
 
+def test_labels_are_dealt_to_two_cells_both_ways_as_often():
+    """Two strata of two cells: the contexts differ by all there is, or not at all (by hand)."""
+    vector_MD = np.array([[1.0], [-1.0], [1.0], [-1.0]])
+    design = Design(np.array([0, 1, 0, 1]), np.array([0, 2, 4]), 2)
+    null_P = permuted_between(vector_MD, design, 2000, 0)
+    assert set(null_P) == {0.0, 4.0}
+    assert (null_P == 4).mean() == pytest.approx(0.5, abs=0.05)
+
+
 def test_the_same_seed_deals_the_same():
     design = make_design()
     vector_MD = make_vectors(design)

@@ -213,6 +213,20 @@ def test_within_a_tissue_of_few_labels_all_are_asked(two_tissues):
     assert said.obs["n_labels_within"].tolist() == [len(everywhere)] * len(everywhere)
 
 
+@pytest.mark.parametrize(("n_labels", "n_within"), [(4, 9), (5, 5)])
+def test_five_labels_are_enough_for_the_mean_of_a_tissue(all_blood, model, n_labels, n_within):
+    atlas = all_blood[120:].copy()
+    names = atlas.obs["cell_type"].value_counts().index  # the last is too rare for a profile
+    other = atlas[atlas.obs["cell_type"].isin(names[:n_labels]).to_numpy()].copy()
+    atlas.obs["tissue"], other.obs["tissue"] = "blood", "spleen"
+    both = ad.concat([atlas, other], index_unique="-")
+    index = scgp.build_index(
+        both, label_key="cell_type", tissue_key="tissue", model=model, progress=False
+    )
+    said = predict_expression("B cell", tissue="spleen", genes="CD79A", index=index)
+    assert said.obs["n_labels_within"].tolist() == [n_within]
+
+
 def test_nothing_is_within_no_tissue(predict):
     said = predict(["B cell", "NK cell"], genes=["CD79A", "GNLY"])
     assert np.isnan(said.layers["within_tissue"]).all()

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from scgp.model.checkpoint import Model
+from scgp.own import model_index
 from scgp.phenotypes.ontology import Ontology
 from scgp.predict import predict_expression
 
@@ -35,6 +37,17 @@ def test_background_of_a_tissue_is_gone_within_it():
         assert after[gene] > 5 * after["CD3D"]
         assert after[["CD3D", "TRAC"]].max() < 20
         assert after[gene] > before[gene] + 40
+
+
+def test_the_mean_of_a_tissue_is_of_levels_which_are_never_negative():
+    """Over all genes; one level in twenty and more is held at 0 before the mean is taken."""
+    retina = "UBERON:0000966"  # of seven labels
+    groups = model_index(Model.default()).profiles
+    known = zip(groups.label_ids, groups.tissue_ids, strict=True)
+    said = predict_expression(sorted({label for label, t in known if t == retina}), tissue=retina)
+    assert (said.X >= 0).all()
+    assert (said.X == 0).mean() > 0.05
+    np.testing.assert_allclose(said.layers["within_tissue"], said.X - said.X.mean(0), atol=1e-5)
 
 
 def test_what_an_organ_is_for_stays_within_it():
