@@ -71,6 +71,16 @@ def test_tokens_are_those_of_a_plain_account(n_tokens, weight_G):
     assert batch.gene_BL.shape == (12, longest)
 
 
+def test_a_weight_of_minus_nothing_is_nothing():
+    counts, gene_V = random_counts(20, N_GENES, seed=3), np.arange(N_GENES)
+    weight_G = np.where(gene_V % 3 == 0, 0, weights()).astype(np.float32)
+    minus_G = np.where(gene_V % 6 == 0, np.float32(-0.0), weight_G)  # some of those of nothing
+    plain, minus = (
+        Tokenizer(N_GENES, N_GENES, w).tokenize(counts, gene_V) for w in (weight_G, minus_G)
+    )
+    np.testing.assert_array_equal(plain.gene_BL, minus.gene_BL)
+
+
 def test_dtypes_are_those_of_the_contract():
     batch = Tokenizer(N_GENES, 8, weights()).tokenize(
         random_counts(3, N_GENES, seed=0), np.arange(N_GENES)
