@@ -117,25 +117,27 @@ def test_what_is_no_anndata_and_another_models_index(blood, blood_index):
 
 
 def test_an_answer_with_other_bounds_is_the_one_explained(all_blood):
-    """Bounds as given to annotate: a label that was withheld is the answer, and not in doubt."""
-    adata = all_blood[:150].copy()
+    """Bounds as given to annotate: what was a label may be withheld, and for which reason."""
+    adata, options = all_blood[:150].copy(), {"min_confidence": 0.9, "min_confidence_broader": 0.97}
     scgp.annotate(adata, progress=False)
-    unknown = list(adata.obs_names[adata.obs["scgp_cell_type"] == "unknown"])[:2]
-    scgp.annotate(adata, min_confidence=0, progress=False)
-    why = scgp.explain(adata, unknown, min_confidence=0, n_genes=0)
-    expected = adata.obs.loc[unknown, "scgp_cell_type"].astype(str).tolist()
-    assert why.answer["label"].tolist() == expected
-    assert "unknown" not in expected
-    assert why.answer["doubt"].tolist() == [""] * len(unknown)
-    assert why.facts["min_confidence"] == 0
-    withheld = scgp.explain(adata, unknown, n_genes=0).answer
-    assert withheld["label"].tolist() == ["unknown"] * len(unknown)
-    assert withheld["leaf"].tolist() == expected
-    broad = scgp.explain(adata, unknown, min_confidence_broader=0.5, n_genes=0).answer
-    scgp.annotate(adata, min_confidence_broader=0.5, progress=False)
-    assert broad["label"].tolist() == adata.obs.loc[unknown, "scgp_cell_type"].astype(str).tolist()
+    before = adata.obs["scgp_status"].astype(str)
+    scgp.annotate(adata, **options, progress=False)
+    after = adata.obs["scgp_status"].astype(str)
+    cells = [
+        adata.obs_names[(before == "labelled") & (after == status)][0]
+        for status in ("labelled", "ancestor", "unknown")
+    ]
+    why = scgp.explain(adata, cells, **options, n_genes=0)
+    expected = adata.obs.loc[cells, ["scgp_cell_type", "scgp_status"]].astype(str)
+    assert why.answer["label"].tolist() == expected["scgp_cell_type"].tolist()
+    assert why.answer["status"].tolist() == expected["scgp_status"].tolist()
+    assert why.answer["doubt"].tolist() == ["", "unsure", "unsure"]
+    assert why.facts["min_confidence"] == 0.9
+    as_usual = scgp.explain(adata, cells, n_genes=0).answer
+    assert as_usual["status"].tolist() == ["labelled"] * 3
+    assert as_usual["leaf"].tolist() == why.answer["leaf"].tolist()
     with pytest.raises(ArgumentError, match="min_confidence is 2; expected a probability"):
-        scgp.explain(adata, unknown, min_confidence=2)
+        scgp.explain(adata, cells, min_confidence=2)
 
 
 @pytest.mark.parametrize("container", [sp.csc_matrix, sp.csr_array, lambda x: x.toarray()])
