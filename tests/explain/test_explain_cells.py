@@ -125,7 +125,7 @@ def test_an_answer_with_other_bounds_is_the_one_explained(all_blood):
     after = adata.obs["scgp_status"].astype(str)
     cells = [
         adata.obs_names[(before == "labelled") & (after == status)][0]
-        for status in ("labelled", "unknown")
+        for status in ("labelled", "ancestor")
     ]
     why = scgp.explain(adata, cells, **options, n_genes=0)
     expected = adata.obs.loc[cells, ["scgp_cell_type", "scgp_status"]].astype(str)
