@@ -226,6 +226,7 @@ def test_few_classes_and_one_study_are_fitted(n_classes):
     class_B = np.arange(50) % n_classes + 1
     fusion = fit(dataclasses.replace(cells, class_B=class_B, study_B=np.zeros(50, int)))
     values = fusion.to_dict()
+    assert values.pop("elsewhere") == [], "no tissue is told where nothing has been asked"
     assert np.isfinite([*values.pop("set_mass"), *values.pop("above"), *values.values()]).all()
 
 

@@ -26,6 +26,7 @@ VERBS = {
     "score",
     "slots",
     "texts",
+    "tissues",
     "which",
     "own",
     "answer_columns",
