@@ -260,7 +260,6 @@ def decide(
     threshold: float = 0.5,
     threshold_above: float = 0.0,
     threshold_outside: float = 0.0,
-    novelty_threshold: float = -1.0,
     novel_B: NDArray[np.bool_] | None = None,
     empty_B: NDArray[np.bool_] | None = None,
     weight_near: float = 0.0,
@@ -286,10 +285,8 @@ def decide(
         The probability that a term which is not the label itself needs, if that is more.
     threshold_outside
         The same for a cell that lies outside, by the reading of the background.
-    novelty_threshold
-        Cells whose cosine is below it are unlike every reference cell.
     novel_B
-        Cells that are known to be of no label of the reference, beside those.
+        Cells that are unlike the reference: no label of it is theirs.
     empty_B
         Cells without a count: no answer.
     weight_near
@@ -333,7 +330,6 @@ def decide(
         raise ArgumentError(message)
     plan = _plan(tuple(label_ids), ontology.prefix, weight_near)
     nearest_B = np.asarray(cosine_B, float)
-    novel_B = novel_B | (nearest_B < novelty_threshold)
     blocks = [
         _decide_block(
             np.asarray(posterior_BT[i : i + BLOCK], float),

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from scgp.phenotypes.ontology import Ontology
 
 #: What is left of the odds of such a label. On left-out studies .37 to .02 do the same for the
-#: scores; of the cells of solid tissues 9 % get such a label where no tissue is told, 1.5 % with
-#: this (docs/log.md).
+#: scores (docs/log.md); of the cells of solid tissue 7.9 % have such a best label where the tissue
+#: is not told, 1.7 % with this (benchmarks/results/tissue.md).
 ODDS = 0.05
 #: A label known from more organs than this may be anywhere. 2 to 4 do the same for the scores; with
 #: 5, kinds of endothelium are held to be elsewhere, and the scores fall.
@@ -75,7 +75,7 @@ def known_elsewhere(
     tissues_of: dict[str, set[str]] = defaultdict(set)
     for label_id, place in known:
         if label_id and place:
-            for above in {label_id, *cell_types.ancestors(label_id)}:
+            for above in cell_types.ancestors(label_id):  # itself among them
                 tissues_of[above].add(place)
 
     def elsewhere(label_id: str) -> bool:

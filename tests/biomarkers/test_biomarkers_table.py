@@ -92,14 +92,25 @@ def test_expression_and_wilcoxon_are_scanpys(thirds, units, model):
     assert part["wilcoxon_rank"].idxmin() == "CD79A"
 
 
-def test_a_gene_that_a_unit_did_not_measure_is_not_counted_there(thirds):
-    """No cell of the unit has a count of it: unknown, and not an effect of zero."""
+@pytest.fixture
+def thirds_without(thirds):
+    """The three parts; in the third no cell has a count of MS4A1."""
     adata = thirds.copy()
     dense = adata.X.toarray()
     dense[np.ix_(adata.obs["part"] == "c", [adata.var_names.get_loc("MS4A1")])] = 0
     adata.X = sp.csr_matrix(dense)
+    return adata
+
+
+def test_a_gene_that_a_unit_did_not_measure_is_not_counted_there(thirds_without):
+    """No cell of the unit has a count of it: unknown, and not an effect of zero."""
     table = biomarkers(
-        adata, groupby="cell_type", across="part", groups=B_CELL, progress=False, exact_cells=0
+        thirds_without,
+        groupby="cell_type",
+        across="part",
+        groups=B_CELL,
+        progress=False,
+        exact_cells=0,
     ).set_index("gene")
     assert table.loc["MS4A1", "n_units"] == table.loc["MS4A1", "wilcoxon_n_units"] == 2
     assert table.loc["CD79B", "n_units"] == 3
@@ -108,30 +119,28 @@ def test_a_gene_that_a_unit_did_not_measure_is_not_counted_there(thirds):
     assert (table["n_exact"] == 0).all()
 
 
-def test_a_unit_without_the_gene_says_nothing_of_its_error_either(thirds):
+def test_a_unit_without_the_gene_says_nothing_of_its_error_either(thirds_without):
     """The p of a gene that the third unit lacks is that of the first two units alone."""
-    adata = thirds.copy()
-    dense = adata.X.toarray()
-    dense[np.ix_(adata.obs["part"] == "c", [adata.var_names.get_loc("MS4A1")])] = 0
-    adata.X = sp.csr_matrix(dense)
     given = {"groupby": "cell_type", "across": "part", "groups": B_CELL, "progress": False}
     given |= {"exact_cells": 0, "max_cells": 700}
-    three = biomarkers(adata, **given).set_index("gene")
-    two = biomarkers(adata[adata.obs["part"] != "c"].copy(), **given).set_index("gene")
+    three = biomarkers(thirds_without, **given).set_index("gene")
+    two = biomarkers(thirds_without[thirds_without.obs["part"] != "c"].copy(), **given).set_index(
+        "gene"
+    )
     assert three.loc["MS4A1", "p"] == pytest.approx(two.loc["MS4A1", "p"], rel=1e-6)
     assert three.loc["CD79B", "p"] != pytest.approx(two.loc["CD79B", "p"], rel=1e-3)
 
 
-def test_true_removal_is_the_mean_over_units_with_the_gene(thirds):
+def test_true_removal_is_the_mean_over_units_with_the_gene(thirds_without):
     """Of all cells drawn, so that chance has no part: the third unit changes nothing."""
-    adata = thirds.copy()
-    dense = adata.X.toarray()
-    dense[np.ix_(adata.obs["part"] == "c", [adata.var_names.get_loc("MS4A1")])] = 0
-    adata.X = sp.csr_matrix(dense)
     given = {"groupby": "cell_type", "across": "part", "groups": B_CELL, "progress": False}
     given |= {"exact_cells": 10, "max_cells": 10}
-    three = biomarkers(adata, **given).set_index("gene").loc["MS4A1"]
-    two = biomarkers(adata[adata.obs["part"] != "c"].copy(), **given).set_index("gene").loc["MS4A1"]
+    three = biomarkers(thirds_without, **given).set_index("gene").loc["MS4A1"]
+    two = (
+        biomarkers(thirds_without[thirds_without.obs["part"] != "c"].copy(), **given)
+        .set_index("gene")
+        .loc["MS4A1"]
+    )
     assert three["n_exact"] == two["n_exact"] > 0
     for column in ("exact_effect", "exact_difference"):
         assert three[column] == pytest.approx(two[column], rel=1e-4)

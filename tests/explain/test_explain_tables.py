@@ -14,8 +14,8 @@ from scgp.cells.genes import match_genes
 from scgp.embed import embed_rows
 from scgp.errors import ScgpWarning
 from scgp.explaining.explanation import COLUMNS
-from scgp.reference.answer import streams_of
-from scgp.reference.evidence import STREAMS, fuse
+from scgp.reference.answer import streams_of, unlike_reference
+from scgp.reference.evidence import STREAMS, fuse, nearest_text
 
 sys.path.insert(0, str(Path(__file__).parent))
 from explained_cells import TABLES, _counted, _same_tables
@@ -207,6 +207,22 @@ def test_why_the_best_label_is_not_the_answer(blood, blood_index):
         told = f"best label: {row['leaf']}, confidence {sure:.2f}: {words[doubt]}"
         assert (told in repr(why)) == bool(doubt)
         assert ("best label" in repr(why)) == bool(doubt)
+
+
+def test_a_cell_at_a_bound_is_not_unlike_the_reference(blood, model, blood_index):
+    """Below the bound of the nearest cell, or of the nearest text: either is enough."""
+    counts = choose_counts(blood)
+    token_V = match_genes(counts, model.genes).token_of_column
+    vectors = embed_rows(model, [counts.take(np.arange(3))], token_V).type_BE
+    nearest_B = np.array([0.5, np.nextafter(0.5, 0), 0.9])
+    fusion = dataclasses.replace(blood_index.calibration, novelty_threshold=0.5, novelty_text=-1.0)
+    found = unlike_reference(blood_index, vectors, nearest_B, fusion)
+    assert found.tolist() == [False, True, False]
+    text_B = nearest_text(vectors, blood_index.text_TD)
+    by_text = dataclasses.replace(fusion, novelty_threshold=-1.0, novelty_text=float(text_B[2]))
+    found = unlike_reference(blood_index, vectors, nearest_B, by_text)
+    assert found.tolist() == (text_B < text_B[2]).tolist()
+    assert not found[2]
 
 
 def test_a_cell_outside_an_atlas_of_ones_own_is_told_as_such(all_blood):
