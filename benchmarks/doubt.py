@@ -57,7 +57,10 @@ def one_answer(
     from scgp.reference.answer import answer
     from scgp.reference.decision import Decision
 
-    parts = answer(index, cells.cell_NE, cells.type_NE, cells.score_NS, set_mass=set_mass)
+    parts = answer(
+        index, cells.cell_NE, cells.type_NE, cells.score_NS, winner_B=cells.winner_N,
+        set_mass=set_mass,
+    )  # fmt: skip
     return Decision.join(list(parts), sets=set_mass is not None)
 
 

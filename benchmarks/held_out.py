@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from benchmarks.corpus import Split
     from scgp.cells.tokens import TokenBatch
+    from scgp.embed import CellVectors
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
 
@@ -95,29 +96,40 @@ def _joined(columns: Iterable[NDArray[np.object_]]) -> NDArray[np.str_]:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Vectors and gene scores of the cells of a file: what an index answers from."""
+    """Vectors, gene scores and winners of the cells of a file: what an index answers from."""
 
     cell_NE: NDArray[np.float32]
     type_NE: NDArray[np.float32]
     score_NS: NDArray[np.float32] | None
+    winner_N: NDArray[np.int32] | None
 
 
 def embedded(model: Model, index: ReferenceIndex, adata: ad.AnnData) -> Embedded:
     """Embed a file and score its genes, as `scgp.annotate` does."""
     from scgp.embed import embed_adata
+    from scgp.reference.answer import winners_of
 
     head = index.gene_head
     scores: list[NDArray[np.float32]] = []
+    winners: list[NDArray[np.int32]] = []
 
-    def watch(_: int, tokens: TokenBatch, measured_G: NDArray[np.bool_]) -> None:
-        if head is not None:
-            scores.append(head.scores(tokens.values(model.config.n_genes), measured_G))
+    def watch(
+        _: int, tokens: TokenBatch, found: CellVectors, measured_G: NDArray[np.bool_]
+    ) -> None:
+        if head is None:
+            return
+        value_BG = tokens.values(model.config.n_genes)
+        scores.append(head.scores(value_BG, measured_G))
+        winner_B = winners_of(index, found.cell_BE, scores[-1], value_BG, measured_G)
+        if winner_B is not None:
+            winners.append(winner_B)
 
     vectors, _ = embed_adata(
         adata, model, layer=None, use_raw=None, batch_size=1024, device=None, progress=False,
         watch=watch,
     )  # fmt: skip
-    return Embedded(vectors.cell_BE, vectors.type_BE, np.concatenate(scores) if scores else None)
+    joined = [np.concatenate(parts) if parts else None for parts in (scores, winners)]
+    return Embedded(vectors.cell_BE, vectors.type_BE, *joined)
 
 
 def streams(
@@ -127,6 +139,7 @@ def streams(
     from scgp.reference.answer import streams_of
 
     found, nearest_N = streams_of(
-        index, cells.cell_NE, cells.type_NE, cells.score_NS, index.calibration
-    )
+        index, cells.cell_NE, cells.type_NE, cells.score_NS, index.calibration,
+        winner_B=cells.winner_N,
+    )  # fmt: skip
     return {name: stream.astype(np.float32) for name, stream in found.items()}, nearest_N

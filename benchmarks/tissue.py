@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.corpus import Split
-    from benchmarks.held_out import Embedded
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
 
@@ -75,14 +74,6 @@ def labels_elsewhere(
     )
 
 
-def part_of(cells: Embedded, rows: NDArray[np.int64]) -> Embedded:
-    """Return some of the cells."""
-    score_NS = None if cells.score_NS is None else cells.score_NS[rows]
-    return replace(
-        cells, cell_NE=cells.cell_NE[rows], type_NE=cells.type_NE[rows], score_NS=score_NS
-    )
-
-
 def ask(
     model: Model, index: ReferenceIndex, split: Split, places: set[tuple[str, str]]
 ) -> pd.DataFrame:
@@ -100,7 +91,7 @@ def ask(
     tables = []
     for source in split.queries:
         few = thin(source, most=MOST, seed=SEED)
-        cells, tissue_N = embedded(model, index, few.adata), few.adata.obs[TISSUE].to_numpy(str)
+        tissue_N = few.adata.obs[TISSUE].to_numpy(str)
         unit_N = few.cells.obs["file" if split.setting == "eval" else "study"].to_numpy(str)
         for tissue_id in np.unique(tissue_N):
             rows = np.flatnonzero(tissue_N == tissue_id)
@@ -109,7 +100,8 @@ def ask(
             odd = {term_of[name] or name for name in names}
             for told in (False, True):
                 fusion = replace(index.calibration, elsewhere=names if told else ())
-                said = one_answer(replace(index, calibration=fusion), part_of(cells, rows))
+                asked = replace(index, calibration=fusion)
+                said = one_answer(asked, embedded(model, asked, few.adata[rows]))
                 label_N = named(said)
                 leaf_N = np.array([term_of.get(x) or x for x in said.leaf], dtype=object)
                 columns: dict[str, object] = {

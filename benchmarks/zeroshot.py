@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from benchmarks.zeroshot_folds import TermFold
     from benchmarks.zeroshot_measure import Material
     from scgp.cells.tokens import TokenBatch
+    from scgp.embed import CellVectors
     from scgp.model.checkpoint import Model
     from scgp.phenotypes.terms import Phenotypes
     from scgp.reference.gene_head import GeneHead
@@ -141,7 +142,7 @@ def ask(
     parts: dict[str, list[NDArray[np.generic]]] = {"type_NE": [], "nearest_N": []}
     heads = describing_heads(model, corpus.all_terms)
 
-    def watch(_: int, tokens: TokenBatch, measured_G: NDArray[np.bool_]) -> None:
+    def watch(_: int, tokens: TokenBatch, __: CellVectors, measured_G: NDArray[np.bool_]) -> None:
         values = tokens.values(model.config.n_genes)
         for name, head in heads.items():
             parts.setdefault(name, []).append(head.scores(values, measured_G).astype(np.float16))

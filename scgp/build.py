@@ -18,7 +18,7 @@ from scgp.cells.no_label import label_text, told_words
 from scgp.cells.sampling import at_most
 from scgp.cells.tokens import TokenBatch
 from scgp.describe import uses_descriptions, with_descriptions
-from scgp.embed import embed_adata, resolve_model
+from scgp.embed import CellVectors, embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
 from scgp.groups import no_column, one_column
 from scgp.model.checkpoint import Model
@@ -29,6 +29,7 @@ from scgp.reference.contents import OBSM
 from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import CELLS, fit_gene_head
 from scgp.reference.index import ReferenceIndex
+from scgp.reference.pairwise import fit_pairwise
 from scgp.reference.store import check_search
 from scgp.representation import (
     DEFAULT,
@@ -136,7 +137,7 @@ def build_index(
     values: list[sp.csr_matrix] = []
     averaged = AveragedCells(model, labels, tissues, studies)
 
-    def watch(first: int, tokens: TokenBatch, measured_G: np.ndarray) -> None:
+    def watch(first: int, tokens: TokenBatch, _: CellVectors, measured_G: np.ndarray) -> None:
         rows = np.flatnonzero(chosen_B[first : first + tokens.n_cells])
         value_BG = tokens.values(model.config.n_genes)
         values.append(value_BG[rows])
@@ -157,10 +158,10 @@ def build_index(
     code_B[kept] = np.searchsorted(order, names)
     code_N = code_B[chosen_B]  # -1 for a chosen cell without a count
     used_N = code_N >= 0
-    head = fit_gene_head(
-        sp.vstack(values, format="csr")[used_N], code_N[used_N], len(order),
-        study_N=None if studies is None else pd.factorize(studies)[0][chosen_B][used_N],
-    )  # fmt: skip
+    value_NG = sp.vstack(values, format="csr")[used_N]
+    study_N = None if studies is None else pd.factorize(studies)[0][chosen_B][used_N]
+    head = fit_gene_head(value_NG, code_N[used_N], len(order), study_N=study_N)
+    pairwise = fit_pairwise(value_NG, code_N[used_N], head.gene_H, study_N=study_N)
     likeness_TT = None
     if uses_descriptions(model.details.get("calibration")):
         head, likeness_TT = with_descriptions(head, label_ids, model)
@@ -180,6 +181,7 @@ def build_index(
         gene_head=head,
         likeness_TT=likeness_TT,
         profiles=make_profiles(model, [averaged.rows()]),
+        pairwise=pairwise,
         search=search,
     )
 

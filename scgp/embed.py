@@ -29,9 +29,6 @@ CHUNK = 256
 #: And on a GPU, where that promise is not made: half of it whenever its memory is out.
 GPU_CHUNK = 4096
 
-#: Is shown the position of a chunk's first cell, its tokens, and which genes the data measure.
-Watch = Callable[[int, TokenBatch, np.ndarray], None]
-
 
 @dataclass(frozen=True)
 class CellVectors:
@@ -56,6 +53,11 @@ class CellVectors:
             nothing = np.zeros((0, width), np.float32)
             return cls(nothing, nothing.copy(), np.zeros(0, np.float32))
         return cls(*(np.concatenate([getattr(p, f) for p in parts]) for f in cls.__annotations__))
+
+
+#: Is shown the position of a chunk's first cell, its tokens, its vectors, and which genes the data
+#: measure.
+Watch = Callable[[int, TokenBatch, CellVectors, np.ndarray], None]
 
 
 def embed(
@@ -221,8 +223,8 @@ def embed_rows(
     """Embed blocks of rows, whose columns are the genes `token_of_column` of the model.
 
     ``use_tokens``: vectors with the transformer, or without; None as the model's config has it.
-    ``watch(first, tokens, measured_G)`` is shown every chunk: the position of its first cell, its
-    tokens, and which genes are measured.
+    ``watch(first, tokens, vectors, measured_G)`` is shown every chunk: the position of its first
+    cell, its tokens, its vectors, and which genes are measured.
     """
     parts: list[CellVectors] = []
     measured_G = measured_by(token_of_column, model.config.n_genes)
@@ -243,7 +245,7 @@ def embed_rows(
             for tokens, vectors in portions.run(embedded, block.shape[0]):
                 parts.append(vectors)
                 if watch is not None:
-                    watch(n_seen, tokens, measured_G)
+                    watch(n_seen, tokens, vectors, measured_G)
                 n_seen += tokens.n_cells
                 advance(tokens.n_cells)
     return CellVectors.join(parts, model.config.embed_dim)

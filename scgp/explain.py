@@ -152,13 +152,14 @@ def explain(
     index, of_cells = of_tissue(tissue, index)
     match = match_genes(counts, model.genes)
     block_BV = counts.take(row_B)
-    vectors, score_BT = embed_scored(
+    vectors, score_BT, winner_B = embed_scored(
         model, index, iter([block_BV]), match.token_of_column, device=on
     )
     warn_empty(vectors, "there is nothing to explain in them")
     names = [str(name) for name in adata.obs_names[row_B]]
-    decision = Decision.join(list(answer(index, vectors.cell_BE, vectors.type_BE, score_BT)))
-    told = StreamTables.make(names, index, vectors, score_BT)
+    parts = answer(index, vectors.cell_BE, vectors.type_BE, score_BT, winner_B=winner_B)
+    decision = Decision.join(list(parts))
+    told = StreamTables.make(names, index, vectors, score_BT, winner_B)
     counted_BT = counted_labels(decision, index)
     probability_B = (told.fused_BT * counted_BT).sum(axis=1)
     sure_B = np.where(decision.status == UNKNOWN, decision.leaf_confidence, decision.confidence)

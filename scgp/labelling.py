@@ -25,7 +25,7 @@ from scgp.embed import (
     rows_at_once,
 )
 from scgp.model.checkpoint import Model
-from scgp.reference.answer import BLOCK, answer
+from scgp.reference.answer import BLOCK, answer, winners_of
 from scgp.reference.candidates import Candidates
 from scgp.reference.decision import Decision
 from scgp.reference.index import ReferenceIndex
@@ -80,6 +80,7 @@ class Labeller:
         measured_G = measured_by(token_of_column, n_genes)
         vectors: list[CellVectors] = []
         scores: list[list[np.ndarray]] = [[] for _ in heads]
+        winners: list[np.ndarray] = []
 
         def embedded(part: slice) -> tuple[TokenBatch, CellVectors]:
             tokens = self.model.tokenizer.tokenize(counts[part], token_of_column)
@@ -91,7 +92,12 @@ class Labeller:
             for head, found in zip(heads, scores, strict=True):
                 if head is not None:
                     found.append(head.scores(values, measured_G))
-        joined = [np.concatenate(found) if found else None for found in scores]
+            if self.index.gene_head is not None:
+                winner_B = winners_of(
+                    self.index, found_vectors.cell_BE, scores[0][-1], values, measured_G
+                )
+                winners += [] if winner_B is None else [winner_B]
+        joined = [np.concatenate(found) if found else None for found in (*scores, winners)]
         return Read(CellVectors.join(vectors, self.model.config.embed_dim), *joined)
 
     def answered(self, read: "Read") -> "Labelled":
@@ -100,17 +106,22 @@ class Labeller:
         parts = answer(
             self.index, vectors.cell_BE, vectors.type_BE, read.score_BS,
             candidates=self.candidates, described_BX=read.described_BX, set_mass=self.set_mass,
+            winner_B=read.winner_B,
         )  # fmt: skip
         return Labelled(Decision.join(list(parts), sets=self.set_mass is not None), vectors)
 
 
 @dataclass(frozen=True)
 class Read:
-    """A block of cells as network and heads see it: vectors, and scores where there is a head."""
+    """A block of cells as network and heads see it: vectors, and scores where there is a head.
+
+    And the label that each is most like, where the index says so (`winners_of`).
+    """
 
     vectors: CellVectors
     score_BS: np.ndarray | None
     described_BX: np.ndarray | None
+    winner_B: np.ndarray | None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from scgp.cells.tokens import TokenBatch
 from scgp.describe import describe
-from scgp.embed import embed_adata, resolve_model, warn_empty
+from scgp.embed import CellVectors, embed_adata, resolve_model, warn_empty
 from scgp.model.checkpoint import Model
 from scgp.own import own_index
 from scgp.phenotypes.text import TextEncoder
@@ -132,7 +132,7 @@ def score_text(
     head = describe(term_ids, vector_TW, model, own_index(model))
     parts: list[np.ndarray] = []
 
-    def watch(_: int, tokens: TokenBatch, measured_G: np.ndarray) -> None:
+    def watch(_: int, tokens: TokenBatch, __: CellVectors, measured_G: np.ndarray) -> None:
         if head is not None:
             parts.append(head.scores(tokens.values(model.config.n_genes), measured_G))
 

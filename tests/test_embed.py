@@ -270,7 +270,7 @@ def test_a_watcher_is_shown_every_chunk_in_order(blood, model):
     token_V = model.genes.match(blood.var_names).token_of_column
     seen = []
 
-    def watch(first, tokens, measured_G):
+    def watch(first, tokens, vectors, measured_G):
         seen.append((first, tokens.n_cells))
         assert set(np.flatnonzero(measured_G)) == set(token_V[token_V >= 0])
         parts.append(tokens.values(model.config.n_genes))

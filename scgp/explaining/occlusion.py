@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from scgp.embed import CHUNK, CellVectors, embed_rows
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.answer import answer, reading_of, streams_of
+from scgp.reference.answer import answer, reading_of, streams_of, winners_of
 from scgp.reference.background import beside, lies_outside
 from scgp.reference.broad_terms import breadth
 from scgp.reference.evidence import fuse, pool
@@ -77,19 +77,29 @@ def embed_scored(
     device: torch.device | str,
     n_cells: int | None = None,
     progress: bool = False,
-) -> tuple[CellVectors, np.ndarray | None]:
-    """Embed rows as annotate does; also return the gene head's scores (B x T), None without one."""
+) -> tuple[CellVectors, np.ndarray | None, np.ndarray | None]:
+    """Embed rows as annotate does; also return the gene head's scores (B x S), None without one.
+
+    And the label that each cell is most like (`winners_of`), None where the index does not say.
+    """
     head = index.gene_head
     scores: list[np.ndarray] = []
+    winners: list[np.ndarray] = []
 
-    def watch(_: int, tokens: TokenBatch, measured_G: np.ndarray) -> None:
-        if head is not None:
-            scores.append(head.scores(tokens.values(model.config.n_genes), measured_G))
+    def watch(_: int, tokens: TokenBatch, found: CellVectors, measured_G: np.ndarray) -> None:
+        if head is None:
+            return
+        value_BG = tokens.values(model.config.n_genes)
+        scores.append(head.scores(value_BG, measured_G))
+        winner_B = winners_of(index, found.cell_BE, scores[-1], value_BG, measured_G)
+        if winner_B is not None:
+            winners.append(winner_B)
 
     vectors = embed_rows(
         model, blocks, token_V, device=device, n_cells=n_cells, progress=progress, watch=watch
     )
-    return vectors, np.concatenate(scores) if scores else None
+    score_BS, winner_B = (np.concatenate(x) if x else None for x in (scores, winners))
+    return vectors, score_BS, winner_B
 
 
 def gene_tables(
@@ -107,7 +117,7 @@ def gene_tables(
         return []
     tried = [_screen(model, index, subject, token_V, n_genes) for subject in subjects]
     stop_B = np.cumsum([len(genes) for genes in tried])
-    vectors, score_RT = embed_scored(
+    vectors, score_RT, winner_R = embed_scored(
         model, index, _blocks(subjects, tried, token_V), token_V, device=device,
         n_cells=int(stop_B[-1]), progress=progress,
     )  # fmt: skip
@@ -115,11 +125,11 @@ def gene_tables(
     for subject, genes, stop in zip(subjects, tried, stop_B, strict=True):
         part = slice(stop - len(genes), stop)
         found = CellVectors(vectors.cell_BE[part], vectors.type_BE[part], vectors.total_B[part])
-        score = None if score_RT is None else score_RT[part]
+        score, winner = (None if x is None else x[part] for x in (score_RT, winner_R))
         tables.append(
             _table(
                 model, index, subject, token_V=token_V, genes_R=genes, found=found,
-                score_RT=score, n_genes=n_genes,
+                score_RT=score, winner_R=winner, n_genes=n_genes,
             )
         )  # fmt: skip
     return tables
@@ -188,11 +198,14 @@ def _table(
     genes_R: np.ndarray,
     found: CellVectors,
     score_RT: np.ndarray | None,
+    winner_R: np.ndarray | None,
     n_genes: int,
 ) -> dict[str, Any]:
     """Compare the answers without each gene with that of the whole cell; keep the strongest."""
     fusion = index.calibration
-    streams, nearest_R = streams_of(index, found.cell_BE, found.type_BE, score_RT, fusion)
+    streams, nearest_R = streams_of(
+        index, found.cell_BE, found.type_BE, score_RT, fusion, winner_B=winner_R
+    )
     fused_RT = fuse(streams, fusion)
     support_RT = pool(streams, fusion) if fusion.pooled else fused_RT
     # a cell of that gene alone has no answer without it
@@ -206,7 +219,7 @@ def _table(
     if reading is not None:
         sure_R = _beside(reading, sure_R, subject.term_id, index)
     sure_R = np.where(found.total_B > 0, sure_R, 0.0)
-    answers = answer(index, found.cell_BE, found.type_BE, score_RT)
+    answers = answer(index, found.cell_BE, found.type_BE, score_RT, winner_B=winner_R)
     label_R = np.concatenate([decision.label for decision in answers])
     difference_R = subject.probability - after_R
     order_R = np.argsort(-difference_R, kind="stable")

@@ -55,10 +55,13 @@ class StreamTables:
         index: ReferenceIndex,
         vectors: CellVectors,
         score_BT: np.ndarray | None,
+        winner_B: np.ndarray | None,
     ) -> StreamTables:
-        """Ask the streams; ``score_BT`` as in `scgp.reference.answer.answer`."""
+        """Ask the streams; ``score_BT`` and ``winner_B`` as in `scgp.reference.answer.answer`."""
         fusion = index.calibration
-        streams, nearest_B = streams_of(index, vectors.cell_BE, vectors.type_BE, score_BT, fusion)
+        streams, nearest_B = streams_of(
+            index, vectors.cell_BE, vectors.type_BE, score_BT, fusion, winner_B=winner_B
+        )
         filled = np.flatnonzero(vectors.total_B > 0)
         return cls(names, index, vectors, streams, fuse(streams, fusion), nearest_B, filled)
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scgp.cells.tokens import TokenBatch
+    from scgp.embed import CellVectors
     from scgp.model.checkpoint import Model
     from scgp.phenotypes.text import TextEncoder
 
@@ -189,7 +190,7 @@ def _read(
     gene_Q = named_genes(genes, model.genes) if genes else np.zeros(0, np.int64)
     rate_NQ = np.zeros((adata.n_obs, len(gene_Q)))
 
-    def watch(first: int, tokens: TokenBatch, measured_G: np.ndarray) -> None:
+    def watch(first: int, tokens: TokenBatch, _: CellVectors, measured_G: np.ndarray) -> None:
         if genes and not first:
             named_genes(genes, model.genes, np.flatnonzero(measured_G))  # refuses what is missing
         value_BQ = tokens.values(model.config.n_genes)[:, gene_Q].toarray()

@@ -1,7 +1,7 @@
 """From the vectors of cells to answers: search, streams of evidence, fusion, decision.
 
-Shape suffixes: B cells, K neighbours, T labels, S scores of the gene head (one or two a label), E
-width of the joint space.
+Shape suffixes: B cells, G genes, K neighbours, T labels, S scores of the gene head (one or two a
+label), E width of the joint space.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.background import Reading
@@ -18,6 +19,7 @@ from scgp.reference.decision import Decision, decide
 from scgp.reference.elsewhere import less_likely
 from scgp.reference.evidence import (
     BACKGROUND,
+    PAIRWISE,
     Fusion,
     described_evidence,
     fuse,
@@ -27,6 +29,7 @@ from scgp.reference.evidence import (
     neighbour_evidence,
     pool,
     text_evidence,
+    winner_evidence,
 )
 from scgp.reference.gene_head import TEMPERATURE
 from scgp.reference.index import ReferenceIndex
@@ -49,11 +52,13 @@ def streams_of(
     *,
     found: tuple[np.ndarray, np.ndarray] | None = None,
     reading: Reading | None = None,
+    winner_B: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return the evidence of the streams (each B x T) and the largest cosine (B).
 
     ``found`` is what `ReferenceIndex.search` gave for the cells, where they have been searched for,
-    and ``reading`` what `reading_of` gave. The background is left out where the index has none.
+    ``reading`` what `reading_of` gave, and ``winner_B`` what `winners_of` did (None: that stream is
+    left out). The background is left out where the index has none.
     The stream of scores by description is left out where the index has none (before 0.5.0). An
     index of a representation has neighbours and head alone. Labels that are ``elsewhere`` for the
     fusion have less of all streams.
@@ -85,9 +90,68 @@ def streams_of(
     reading = reading_of(index, type_BE, fusion) if reading is None else reading
     if reading is not None:
         streams[BACKGROUND] = reading.prior_BT
+    if winner_B is not None:
+        streams[PAIRWISE] = winner_evidence(winner_B, n_labels)
     if fusion.elsewhere:
         streams = less_likely(streams, np.isin(index.labels, fusion.elsewhere))
     return streams, similarity_BK[:, 0]
+
+
+def winners_of(
+    index: ReferenceIndex,
+    cell_BE: np.ndarray,
+    score_BS: np.ndarray | None,
+    value_BG: sp.csr_matrix,
+    measured_G: np.ndarray,
+) -> np.ndarray | None:
+    """Return which of the likeliest labels each cell is most like; -1: cannot tell.
+
+    None where the index has no pairwise profiles, or does not hear them. Likeliest are labels by
+    the linear head and by description (or, where labels are not described, by the gene head): what
+    has read the cell with the network, and what has read its genes.
+
+    Parameters
+    ----------
+    index
+        The reference.
+    cell_BE
+        Vectors of the cells.
+    score_BS
+        Their scores of the index's gene head.
+    value_BG
+        Their log1p(CP10k) over the vocabulary.
+    measured_G
+        Genes that the data measure.
+    """
+    fusion, profiles = index.calibration, index.pairwise
+    if profiles is None or score_BS is None or not fusion.weight_pairwise:
+        return None
+    elsewhere_T = np.isin(index.labels, fusion.elsewhere)
+    parts = []
+    for start in range(0, len(cell_BE), BLOCK):
+        likely_BT = _likely(index, _filled_up(cell_BE, start), _filled_up(score_BS, start))
+        likely_BT[:, elsewhere_T] = -np.inf
+        stop = min(start + BLOCK, len(cell_BE))
+        part = profiles.winners(likely_BT[: stop - start], value_BG[start:stop], measured_G)
+        parts.append(part)
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+def _likely(index: ReferenceIndex, cell_BE: np.ndarray, score_BS: np.ndarray) -> np.ndarray:
+    """Return the log odds of the labels by the two streams that `winners_of` asks (B x T)."""
+    n_labels, head = len(index.labels), index.gene_head
+    streams = {"head": head_evidence(cell_BE, index.head_weight_TD, index.head_bias_T)}
+    if head is not None and head.described_HT is not None:
+        has_T = np.asarray(np.any(head.described_HT, axis=0))
+        streams["described"] = described_evidence(
+            score_BS[:, n_labels:], has_T, temperature=DESCRIBED_TEMPERATURE
+        )
+    else:
+        shape = (len(cell_BE), n_labels)
+        streams["gene"] = gene_evidence(score_BS, shape, temperature=TEMPERATURE)
+    equal = Fusion(weight_head=0.45, weight_described=0.45, weight_gene=0.45)
+    likely_BT: np.ndarray = np.log(fuse(streams, equal))
+    return likely_BT
 
 
 def reading_of(index: ReferenceIndex, type_BE: np.ndarray, fusion: Fusion) -> Reading | None:
@@ -112,6 +176,7 @@ def answer(
     type_BE: np.ndarray,
     score_BS: np.ndarray | None,
     *,
+    winner_B: np.ndarray | None = None,
     fusion: Fusion | None = None,
     candidates: Candidates | None = None,
     described_BX: np.ndarray | None = None,
@@ -127,6 +192,8 @@ def answer(
         Vectors of :class:`scgp.embed.CellVectors`.
     score_BS
         Scores of the index's gene head (`scgp.reference.gene_head.GeneHead.scores`), or None.
+    winner_B
+        What `winners_of` gave for the cells, or None.
     fusion
         How streams are fused; None takes the index's own calibration.
     candidates
@@ -144,7 +211,8 @@ def answer(
             near = tuple(_filled_up(x, start - first) for x in found)
             whole = _answer_block(
                 index, *(_filled_up(x, start) for x in (cell_BE, type_BE, score_BS, described_BX)),
-                found=(near[0], near[1]), fusion=fusion, candidates=candidates, set_mass=set_mass,
+                winner_B=_filled_up(winner_B, start), found=(near[0], near[1]), fusion=fusion,
+                candidates=candidates, set_mass=set_mass,
             )  # fmt: skip
             held = {name: x for name, x in vars(whole).items() if x is not None}
             yield Decision(**{name: x[:n_cells] for name, x in held.items()})
@@ -167,6 +235,7 @@ def _answer_block(
     score_BS: np.ndarray | None,
     described_BX: np.ndarray | None,
     *,
+    winner_B: np.ndarray | None,
     found: tuple[np.ndarray, np.ndarray],
     fusion: Fusion,
     candidates: Candidates | None,
@@ -175,7 +244,7 @@ def _answer_block(
     """Answer the cells of one block."""
     reading = reading_of(index, type_BE, fusion)
     streams, nearest_B = streams_of(
-        index, cell_BE, type_BE, score_BS, fusion, found=found, reading=reading
+        index, cell_BE, type_BE, score_BS, fusion, found=found, reading=reading, winner_B=winner_B
     )
     empty_B = np.logical_not(np.any(cell_BE, axis=1))
     novelty_B = np.where(empty_B, np.nan, np.clip(1 - nearest_B, 0, 2)).astype(np.float32)

@@ -41,6 +41,13 @@ DESCRIBED = "gene_head_described_HT"
 # The background, both or none, since 0.11.0; and its terms.
 BACKGROUND = {"background_text_UD": np.float32, "background_read_TU": np.float32}
 BACKGROUND_IDS = "background_ids"
+# The pairwise profiles, all or none, since 0.15.0; their names start with this.
+PAIRWISE = "pairwise_"
+PAIRWISE_ARRAYS = {
+    f"{PAIRWISE}gene_H": np.int32,
+    f"{PAIRWISE}mean_PH": np.float16,
+    f"{PAIRWISE}label_P": np.int32,
+}
 TEXTS = ("labels", "label_ids", "studies")
 # Of an index of a representation in obsm: what was taken from it before rows were scaled.
 CENTRE = "centre_D"
@@ -116,7 +123,8 @@ def array_fault(arrays: Mapping[str, NDArray[Any]]) -> str:
     centre: dict[str, Any] = {CENTRE: np.float32} if CENTRE in arrays else {}
     has_background = bool({*BACKGROUND, BACKGROUND_IDS} & arrays.keys())
     background: dict[str, Any] = BACKGROUND if has_background else {}
-    every = {**ARRAYS, **gene, **centre, **background}
+    pairwise: dict[str, Any] = PAIRWISE_ARRAYS if PAIRWISE_ARRAYS.keys() & arrays.keys() else {}
+    every = {**ARRAYS, **gene, **centre, **background, **pairwise}
     kinds = {name: np.dtype(kind) for name, kind in every.items()}
     odd = [name for name, kind in kinds.items() if name not in arrays or arrays[name].dtype != kind]
     texts = [*TEXTS, *(["names_N"] if "names_N" in arrays else [])]
@@ -175,7 +183,9 @@ def content_fault(index: Any, *, n_cells: int, width: int) -> str:
         width_of_texts = index.text_TD.shape[1]
         if fault := index.background.fault(index.label_ids, width_of_texts):
             return str(fault)
-    return "" if index.gene_head is None else _gene_head_fault(index.gene_head, n_labels)
+    of_pairs = "" if index.pairwise is None else str(index.pairwise.fault(n_labels))
+    of_head = "" if index.gene_head is None else _gene_head_fault(index.gene_head, n_labels)
+    return of_pairs or of_head
 
 
 def _gene_head_fault(head: Any, n_labels: int) -> str:

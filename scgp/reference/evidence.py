@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 STREAMS = ("neighbour", "text", "head", "gene", "described")
 # A stream that is not fitted: what a model's other terms say (`scgp.reference.background`).
 BACKGROUND = "background"
-ALL_STREAMS = (*STREAMS, BACKGROUND)
+# Another: which of the likeliest labels the cell is most like (`scgp.reference.pairwise`). It names
+# one label, so that it chooses between labels and says nothing of how far to believe one.
+PAIRWISE = "pairwise"
+ALL_STREAMS = (*STREAMS, BACKGROUND, PAIRWISE)
 # No stream may rule a label out alone: neighbours give an exact 0 to every label not among them.
 FLOOR = 1e-4
 # What a term above the labels needs where its confidence is that of a label (before 0.12.0, and
@@ -48,6 +51,7 @@ ADDED = {
     "weight_gene": 0.0,
     "weight_described": 0.0,
     "weight_background": 0.0,
+    "weight_pairwise": 0.0,
     "pooled": False,
     "threshold_above": 0.0,
     "set_mass": (),
@@ -94,6 +98,7 @@ class Fusion:
     weight_gene: float = 0.4
     weight_described: float = 0.4
     weight_background: float = 0.0
+    weight_pairwise: float = 0.0
     threshold: float = 0.5
     threshold_above: float = THRESHOLD_ABOVE
     novelty_threshold: float = -1.0
@@ -299,6 +304,18 @@ def described_evidence(
     return _softmax(np.where(has_T, score_BT.astype(np.float64) / temperature, np.nan))
 
 
+def winner_evidence(winner_B: NDArray[np.integer], n_labels: int) -> NDArray[np.float64]:
+    """Return 1 for the winner of each cell, 0 for the others; the same for all where it is -1.
+
+    Examples
+    --------
+    >>> winner_evidence(np.array([1, -1]), 2).tolist()
+    [[0.0, 1.0], [0.5, 0.5]]
+    """
+    won_BT = np.asarray(winner_B)[:, None] == np.arange(n_labels)
+    return np.where(np.asarray(winner_B)[:, None] >= 0, won_BT, 1 / n_labels).astype(np.float64)
+
+
 def _floored(
     streams: Mapping[str, NDArray[np.floating[Any]]],
 ) -> dict[str, NDArray[np.float64]]:
@@ -351,7 +368,9 @@ def fuse(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> ND
     weights = {name: fusion.weight(name) for name in streams}
     # a stream that is silent on a label says what the others say; the floor where all are
     log = {name: np.log(x) if weights[name] else x for name, x in floored.items()}
-    return _softmax(_mean_heard(log, weights, math.log(FLOOR)) * sum(weights.values()))
+    vote_BT, of_vote = log.pop(PAIRWISE, 0.0), weights.pop(PAIRWISE, 0.0)  # stands in for no other
+    mean_BT = _mean_heard(log, weights, math.log(FLOOR))
+    return _softmax(mean_BT * sum(weights.values()) + of_vote * vote_BT)
 
 
 def pool(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> NDArray[np.float64]:
@@ -359,7 +378,8 @@ def pool(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> ND
 
     What `fuse` multiplies names the label; this says how far to believe it. Half of a stream's
     weight is its share in `fusion`, half is the same for all: a stream that adds nothing to the
-    label still tells by disagreeing. One that is silent on a label leaves it to the others.
+    label still tells by disagreeing. One that is silent on a label leaves it to the others. The
+    pairwise stream has no part: what it says is no probability.
 
     Examples
     --------
@@ -367,9 +387,9 @@ def pool(streams: Mapping[str, NDArray[np.floating[Any]]], fusion: Fusion) -> ND
     >>> pool(streams, Fusion(weight_text=0.4, weight_head=0.4)).round(3).tolist()
     [[0.5, 0.5]]
     """
-    floored = _floored(streams)
-    total = max(sum(fusion.weight(name) for name in streams), FLOOR)
-    shares = {name: fusion.weight(name) / total + 1 / len(streams) for name in streams}
+    floored = _floored({name: x for name, x in streams.items() if name != PAIRWISE})
+    total = max(sum(fusion.weight(name) for name in floored), FLOOR)
+    shares = {name: fusion.weight(name) / total + 1 / len(floored) for name in floored}
     mean_BT = _mean_heard(floored, shares, 0.0)
     pooled_BT: NDArray[np.float64] = mean_BT / mean_BT.sum(axis=1, keepdims=True)
     return pooled_BT

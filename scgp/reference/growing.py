@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from scgp.reference.evidence import Fusion
     from scgp.reference.gene_head import GeneHead
     from scgp.reference.index import ReferenceIndex
+    from scgp.reference.pairwise import PairwiseProfiles
 
 
 def merged(
@@ -68,6 +69,7 @@ def merged(
         gene_head=_for_labels(with_head.gene_head, with_head.labels, labels),
         profiles=next((i.profiles for i in indexes if i.profiles is not None), None),
         background=_background(indexes, labels),
+        pairwise=_pairwise(indexes, labels),
         opened=None,
     )
     return _checked(index)
@@ -115,6 +117,7 @@ def thinned(
         names_N=None if index.names_N is None else index.names_N[kept_N],
         gene_head=_for_labels(index.gene_head, index.labels, labels),
         background=_thinned_background(index, label_T, code_N),
+        pairwise=None if index.pairwise is None else index.pairwise.taken(label_T),
         opened=None,
     )
     return _checked(thinner)
@@ -252,6 +255,21 @@ def _background(indexes: Sequence[ReferenceIndex], labels: list[str]) -> Backgro
     ids = tuple(_ids(indexes, labels))
     whole = dataclasses.replace(first, label_ids=ids, read_TU=read_TU)
     return whole if np.all(whole.known_T | read_TU.any(axis=1)) else None
+
+
+def _pairwise(indexes: Sequence[ReferenceIndex], labels: list[str]) -> PairwiseProfiles | None:
+    """Return the pairwise profiles of the first index, if they know all labels with real cells.
+
+    A label that they lack could not win, however like its cells are to it.
+    """
+    first = indexes[0]
+    if first.pairwise is None:
+        return None
+    known = {first.labels[t] for t in np.unique(first.pairwise.label_P)}
+    real = {i.labels[t] for i in indexes for t in np.unique(i.code_N[~i.drawn_N])}
+    place = {label: t for t, label in enumerate(first.labels)}
+    there = np.array([place.get(label, -1) for label in labels])
+    return first.pairwise.taken(there) if real <= known else None
 
 
 def _names(indexes: Sequence[ReferenceIndex]) -> NDArray[np.str_] | None:

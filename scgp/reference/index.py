@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from scgp.reference.background import Background
     from scgp.reference.gene_head import GeneHead
+    from scgp.reference.pairwise import PairwiseProfiles
     from scgp.reference.profiles import Profiles
 
 __all__ = ["MANIFEST", "ReferenceIndex"]
@@ -75,6 +76,9 @@ class ReferenceIndex(IndexParts):
     background
         What the terms that the model was trained on say beside these labels, or None: for an index
         that a model was trained with, and for representations.
+    pairwise
+        Mean profiles of the labels' real cells, with which a cell is compared over the markers of
+        the likeliest, or None (before 0.15.0).
     opened
         Directory that the index was read from, and checksum of its manifest; None: made here, also
         from others by `add`, `remove`, `merge` or `compact`.
@@ -98,6 +102,7 @@ class ReferenceIndex(IndexParts):
         centre_D: NDArray[np.float32] | None = None,
         profiles: Profiles | None = None,
         background: Background | None = None,
+        pairwise: PairwiseProfiles | None = None,
         search: str = "auto",
         seed: int = 0,
     ) -> ReferenceIndex:
@@ -129,6 +134,8 @@ class ReferenceIndex(IndexParts):
             Mean profiles, of any labels.
         background
             A background whose labels are these.
+        pairwise
+            Pairwise profiles whose labels are these.
         search
             ``"exact"`` compares a query with every cell. ``"lists"`` puts the vectors into lists
             and reads as few of them as found .99 of the nearest 15 of 500 cells (`recall` says
@@ -174,6 +181,7 @@ class ReferenceIndex(IndexParts):
             centre_D=centre_D,
             profiles=profiles,
             background=background,
+            pairwise=pairwise,
         )
         if fault := content_fault(index, n_cells=n_cells, width=width):
             message = f"cannot build an index: {fault}"
@@ -303,9 +311,10 @@ class ReferenceIndex(IndexParts):
         labels (as `scgp.build_index` does), so that the new one is not, unless `likeness_TT` is
         passed. The gene head and the mean profiles are those of the first index
         that has some: their counts are not kept. A label that the gene head does not know is
-        answered by the other streams. The background is that of the first index, and goes if one of
-        the labels is known neither to the model nor to an index that has a background. The
-        calibration is that of the first index, without label sets and without a bound for texts
+        answered by the other streams. The pairwise profiles are those of the first index too, and
+        go if they lack a label of real cells. The background is that of the first index, and goes
+        if one of the labels is known neither to the model nor to an index that has a background.
+        The calibration is that of the first index, without label sets and without a bound for texts
         (``novelty_text``), which were measured on its own cells.
 
         One index alone, without `likeness_TT`, keeps its heads and its calibration; with `search`

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scgp.reference.background import Background
     from scgp.reference.evidence import Fusion
     from scgp.reference.gene_head import GeneHead
+    from scgp.reference.pairwise import PairwiseProfiles
     from scgp.reference.profiles import Profiles
     from scgp.reference.store import VectorStore
 
@@ -47,6 +48,7 @@ class IndexParts:
     centre_D: NDArray[np.float32] | None = None
     profiles: Profiles | None = None
     background: Background | None = None
+    pairwise: PairwiseProfiles | None = None
     opened: tuple[Path, str] | None = None
 
     def __repr__(self) -> str:

@@ -20,6 +20,7 @@ from scgp.reference.contents import (
     ARRAYS,
     BACKGROUND_IDS,
     CENTRE,
+    PAIRWISE,
     TEXTS,
     array_fault,
     content_fault,
@@ -30,6 +31,7 @@ from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import GeneHead
 from scgp.reference.memory import available_memory, check_disk
 from scgp.reference.nearest import Lists, read_lists, read_vectors, write_lists, write_vectors
+from scgp.reference.pairwise import PairwiseProfiles
 from scgp.reference.profiles import Profiles
 from scgp.reference.store import Segment, VectorStore
 
@@ -64,6 +66,8 @@ def write_index(index: ReferenceIndex, path: str | Path, *, overwrite: bool) -> 
     head = index.gene_head
     if head is not None:
         arrays |= {f"gene_head_{name}": x for name, x in head.arrays().items()}
+    if index.pairwise is not None:
+        arrays |= {f"{PAIRWISE}{name}": x for name, x in index.pairwise.arrays().items()}
     manifest: dict[str, Any] = {
         "n_cells": index.n_cells,
         "width": index.width,
@@ -194,6 +198,7 @@ def read_index(
         centre_D=arrays.get(CENTRE),
         profiles=_profiles(path, manifest["files"]),
         background=_background(arrays),
+        pairwise=_pairwise(arrays),
         opened=(path, str(manifest["checksum"])),
         **contents,
     )
@@ -284,6 +289,13 @@ def _gene_head(arrays: dict[str, NDArray[Any]]) -> GeneHead | None:
     names = [field.name for field in dataclasses.fields(GeneHead)]
     found = {n: arrays[f"gene_head_{n}"] for n in names if f"gene_head_{n}" in arrays}
     return GeneHead(**found) if found else None
+
+
+def _pairwise(arrays: dict[str, NDArray[Any]]) -> PairwiseProfiles | None:
+    """Return the pairwise profiles of labels.npz; indexes of earlier versions have none."""
+    names = [field.name for field in dataclasses.fields(PairwiseProfiles)]
+    found = {n: arrays[f"{PAIRWISE}{n}"] for n in names if f"{PAIRWISE}{n}" in arrays}
+    return PairwiseProfiles(**found) if found else None
 
 
 def _background(arrays: dict[str, NDArray[Any]]) -> Background | None:

@@ -7,6 +7,7 @@ joint space.
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,11 +20,12 @@ from scgp.embed import CellVectors, embed_rows
 from scgp.errors import warn_user
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.answer import streams_of
+from scgp.reference.answer import streams_of, winners_of
 from scgp.reference.evidence import Fusion, nearest_text
 from scgp.reference.fitting import HeldOut, fit_answers
 from scgp.reference.gene_head import CELLS, DRAWN_CELLS, GeneHead, fit_gene_head
 from scgp.reference.index import ReferenceIndex
+from scgp.reference.pairwise import WEIGHT, PairwiseProfiles, fit_pairwise
 from scgp.reference.profiles import Profiles
 from scgp.training.objective import TermTable
 
@@ -74,7 +76,10 @@ def calibrate(
     for fold in range(min(N_FOLDS, n_groups)):
         held_N = (group_N >= 0) & (fold_of_group[np.maximum(group_N, 0)] == fold)
         parts.append(_held_out(corpus, types, held_N, fit=fit, seed=seed))
-    return fit_answers(HeldOut.join(parts), label_ids=term_ids(types), ontology=Ontology("CL"))
+    start = Fusion(weight_pairwise=WEIGHT)
+    return fit_answers(
+        HeldOut.join(parts), label_ids=term_ids(types), ontology=Ontology("CL"), start=start
+    )
 
 
 def independent_groups(corpus: Corpus, class_N: np.ndarray) -> np.ndarray:
@@ -118,13 +123,16 @@ def _held_out(
     kept = np.flatnonzero(~held_N)
     part, part_types = corpus.part(kept), types.part(kept)
     model = fit(part, part_types)
-    index = reference_of(model, part, part_types, seed=seed, use_tokens=False)
+    start = Fusion(weight_pairwise=WEIGHT)
+    index = reference_of(model, part, part_types, seed=seed, fusion=start, use_tokens=False)
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(held_N & (types.cell_N >= 0))
     rows = rows[at_most(CELLS_HELD_OUT, types.cell_N[rows], corpus.study_N[rows], rng)]
     vectors = _embed(model, corpus, rows, use_tokens=False)
-    score_BS = _gene_scores(model, index, corpus, rows)
-    streams, nearest_B = streams_of(index, vectors.cell_BE, vectors.type_BE, score_BS, Fusion())
+    score_BS, winner_B = _gene_scores(model, index, corpus, rows, vectors.cell_BE)
+    streams, nearest_B = streams_of(
+        index, vectors.cell_BE, vectors.type_BE, score_BS, start, winner_B=winner_B
+    )
     column_T = np.array([types.names.index(index_name(index, i)) for i in range(len(index.labels))])
     spread = {name: np.zeros((len(rows), len(types.names))) for name in streams}
     for name, stream in streams.items():
@@ -192,19 +200,25 @@ def without(
 
 
 def _gene_scores(
-    model: Model, index: ReferenceIndex, corpus: Corpus, rows: np.ndarray
-) -> np.ndarray | None:
-    """Return what the gene head says of cells of the corpus, each with its source's genes."""
+    model: Model, index: ReferenceIndex, corpus: Corpus, rows: np.ndarray, cell_BE: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return what the gene head says of cells of the corpus, each with its source's genes.
+
+    And which label each is most like, where the index says so.
+    """
     if index.gene_head is None:
-        return None
+        return None, None
     values = _values(model, corpus, rows)
     score_BS = np.empty((len(rows), index.gene_head.n_scores), np.float32)
+    winner_B = np.full(len(rows), -1, np.int32)
     source_B = corpus.source_N[rows]
     for source in np.unique(source_B):
         of_source = np.flatnonzero(source_B == source)
-        measured_G = corpus.measured_SG[source]
-        score_BS[of_source] = index.gene_head.scores(values[of_source], measured_G)
-    return score_BS
+        value_BG, measured_G = values[of_source], corpus.measured_SG[source]
+        score_BS[of_source] = index.gene_head.scores(value_BG, measured_G)
+        found = winners_of(index, cell_BE[of_source], score_BS[of_source], value_BG, measured_G)
+        winner_B[of_source] = -1 if found is None else found
+    return score_BS, winner_B
 
 
 def index_name(index: ReferenceIndex, label: int) -> str:
@@ -255,7 +269,7 @@ def reference_of(
     label_ids = [id_of[name] for name in order]
     label_of_class = np.array([order.index(x) if x in order else -1 for x in name_of])
     label_N = np.where(types.cell_N >= 0, label_of_class[types.cell_N], -1)
-    head = _gene_head(model, corpus, label_N, len(order), rng)
+    head, pairwise = _gene_head(model, corpus, label_N, len(order), rng)
     likeness_TT = None
     if described:
         head, likeness_TT = with_descriptions(head, label_ids, model)
@@ -271,24 +285,30 @@ def reference_of(
         gene_head=head,
         likeness_TT=likeness_TT,
         profiles=profiles,
+        pairwise=pairwise,
         seed=seed,
     )
 
 
 def _gene_head(
     model: Model, corpus: Corpus, label_N: np.ndarray, n_labels: int, rng: np.random.Generator
-) -> GeneHead:
-    """Fit the gene head to some cells of every label and study, and some of every profile."""
+) -> tuple[GeneHead, PairwiseProfiles | None]:
+    """Fit the gene head to some cells of every label and study, and some of every profile.
+
+    Also return the pairwise profiles of the same cells and genes.
+    """
     parts = []
     for drawn, most in ((False, CELLS), (True, DRAWN_CELLS)):
         rows = np.flatnonzero((label_N >= 0) & (corpus.drawn_N == drawn))
         parts.append(rows[at_most(most, label_N[rows], corpus.study_N[rows], rng)])
     rows = np.concatenate(parts)
     values = _values(model, corpus, rows)
-    return fit_gene_head(
-        values, label_N[rows], n_labels, study_N=corpus.study_N[rows],
-        drawn_N=corpus.drawn_N[rows], gene_sets=corpus.gene_sets(rows),
-    )  # fmt: skip
+    cells: dict[str, Any] = {
+        "study_N": corpus.study_N[rows], "drawn_N": corpus.drawn_N[rows],
+        "gene_sets": corpus.gene_sets(rows),
+    }  # fmt: skip
+    head = fit_gene_head(values, label_N[rows], n_labels, **cells)
+    return head, fit_pairwise(values, label_N[rows], head.gene_H, **cells)
 
 
 def _values(model: Model, corpus: Corpus, rows: np.ndarray) -> sp.csr_matrix:

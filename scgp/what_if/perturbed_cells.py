@@ -108,10 +108,11 @@ def _asked(
         nothing_0E = np.zeros((0, cells.model.config.embed_dim), np.float32)
         vectors = CellVectors(nothing_0E, nothing_0E, np.zeros(0, np.float32))
         return vectors, Decision.join([]), np.zeros((0, len(index.labels)))
-    vectors, score_BS = embed_scored(
+    vectors, score_BS, winner_B = embed_scored(
         cells.model, index, iter([block_BV]), cells.token_V, device=cells.device
     )
-    said = Decision.join(list(answer(index, vectors.cell_BE, vectors.type_BE, score_BS)))
+    parts = answer(index, vectors.cell_BE, vectors.type_BE, score_BS, winner_B=winner_B)
+    said = Decision.join(list(parts))
     streams, _ = streams_of(index, vectors.cell_BE, vectors.type_BE, score_BS, index.calibration)
     fused_BT = fuse(streams, index.calibration)
     return vectors, said, np.where((vectors.total_B > 0)[:, None], fused_BT, 0.0)

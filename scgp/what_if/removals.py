@@ -194,7 +194,9 @@ def _asked(
 ) -> np.ndarray:
     """Return log odds and fused probability of the counted labels (2 x R)."""
     blocks = iter([sp.vstack(parts, format="csr")] if parts else [])
-    vectors, score_RS = embed_scored(cells.model, index, blocks, cells.token_V, device=cells.device)
+    vectors, score_RS, _ = embed_scored(
+        cells.model, index, blocks, cells.token_V, device=cells.device
+    )
     if not len(vectors.cell_BE):
         return np.zeros((2, 0))
     fusion = index.calibration

@@ -1,0 +1,245 @@
+"""Which of the likeliest labels a cell is most like, over the genes that set these labels apart.
+
+Network and heads weigh thousands of genes at once; between two labels that both find likely, few
+genes decide. Mean profiles of the reference's real cells are compared with the cell over the
+markers of every pair of the likeliest labels, and again over those of the labels that are left: the
+fine-tuning of SingleR (Aran et al. 2019), by Pearson's correlation instead of Spearman's, which
+answers the same and takes no sorting. Knows genes as columns and labels as codes; neither AnnData,
+nor the network, nor what makes a label likely.
+
+Shapes: N reference cells, B cells, C candidates, G genes of the vocabulary, H genes with levels, P
+mean profiles, T labels, L labels with a profile, M markers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scgp.reference.pairwise_loops import fill_markers, find_winners
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scgp.cells.gene_sets import GeneSets
+
+#: Likeliest labels that are compared: 6 to 20 do the same on left-out studies (docs/log.md).
+N_CANDIDATES = 8
+#: Markers of a label against another: 5 gain less, and so do 20 and 40.
+N_MARKERS = 10
+#: Labels that correlate less than the best by more than this fall out (that of SingleR).
+MARGIN = 0.05
+#: What the stream counts: of the winner's odds, e**1.5, for the floor under the others is 1e-4. On
+#: left-out studies 1 to 2 gain (docs/log.md).
+WEIGHT = 0.16
+#: Over fewer genes nothing is said.
+FEWEST_GENES = 5
+#: Studies that a label has a profile of, those of the most cells.
+MOST_STUDIES = 32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairwiseProfiles:
+    """Mean profiles of real cells, one for each label and study.
+
+    Attributes
+    ----------
+    gene_H
+        Genes of the vocabulary, int32, ascending.
+    mean_PH
+        Mean log1p(CP10k), float16.
+    label_P
+        Label of each profile, int32, ascending.
+    """
+
+    gene_H: NDArray[np.int32]
+    mean_PH: NDArray[np.float16]
+    label_P: NDArray[np.int32]
+
+    def winners(
+        self,
+        likely_BT: NDArray[np.floating[Any]],
+        value_BG: sp.csr_matrix,
+        measured_G: NDArray[np.bool_],
+    ) -> NDArray[np.int32]:
+        """Return the label that each cell is most like, of those likeliest; -1: cannot tell.
+
+        Parameters
+        ----------
+        likely_BT
+            The higher, the likelier a label. Those without a profile do not take part, nor do
+            labels that are -inf for all cells.
+        value_BG
+            log1p(CP10k) over the vocabulary.
+        measured_G
+            Genes that the data measure: others are no markers.
+        """
+        label_L, start_L = np.unique(self.label_P, return_index=True)
+        possible_L = np.flatnonzero(np.isfinite(likely_BT[:, label_L]).any(axis=0))
+        n_candidates = min(N_CANDIDATES, len(possible_L))
+        winner_B = np.full(len(likely_BT), -1, np.int32)
+        if n_candidates < 2:
+            return winner_B
+        order_BL = np.argsort(-likely_BT[:, label_L[possible_L]], axis=1, kind="stable")
+        candidate_BC = possible_L[order_BL[:, :n_candidates]].astype(np.int64)
+        place_G = np.full(len(measured_G), -1, np.int32)
+        place_G[self.gene_H] = np.arange(len(self.gene_H))
+        find_winners(
+            (value_BG.indptr, value_BG.indices, value_BG.data),
+            place_G,
+            candidate_BC.copy(),  # is overwritten
+            self._profile_PH,
+            np.append(start_L, len(self.label_P)),
+            self._markers.filled(candidate_BC, measured_G[self.gene_H]),
+            MARGIN,
+            FEWEST_GENES,
+            winner_B,
+        )
+        return np.where(winner_B >= 0, label_L[winner_B], -1).astype(np.int32)
+
+    @functools.cached_property
+    def _profile_PH(self) -> NDArray[np.float32]:
+        return self.mean_PH.astype(np.float32)
+
+    @functools.cached_property
+    def _markers(self) -> _Markers:
+        label_L = np.unique(self.label_P)
+        rows = [self._profile_PH[self.label_P == label] for label in label_L]
+        return _Markers(np.stack([np.median(x_PH, axis=0) for x_PH in rows]))
+
+    def taken(self, labels: NDArray[np.integer]) -> PairwiseProfiles | None:
+        """Return the profiles of some labels, of which each becomes its position; None: of none."""
+        rows = np.flatnonzero(np.isin(self.label_P, labels))
+        if not len(rows):
+            return None
+        order = np.argsort(labels, kind="stable")
+        code_P = order[np.searchsorted(labels, self.label_P[rows], sorter=order)]
+        rows, code_P = (x[np.argsort(code_P, kind="stable")] for x in (rows, code_P))
+        return PairwiseProfiles(self.gene_H, self.mean_PH[rows], code_P.astype(np.int32))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what is stored, by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def fault(self, n_labels: int) -> str:
+        """Say what contradicts itself, or the number of labels; "" for nothing."""
+        shape = (len(self.label_P), len(self.gene_H))
+        if self.mean_PH.shape != shape or not all(shape):
+            return f"pairwise profiles have the shape {self.mean_PH.shape}, expected {shape}"
+        if not np.isfinite(self.mean_PH).all():
+            return "pairwise profiles hold NaN or infinite values"
+        if self.gene_H.min() < 0 or np.any(np.diff(self.gene_H) <= 0):
+            return "genes of the pairwise profiles are not ascending, each once"
+        if self.label_P.min() < 0 or self.label_P.max() >= n_labels:
+            return f"pairwise profiles are of other than the {n_labels} labels"
+        return "pairwise profiles do not stand label by label" * bool(
+            np.any(np.diff(self.label_P) < 0)
+        )
+
+
+class _Markers:
+    """The markers of pairs of labels, found when a pair is first asked for.
+
+    Those of one set of measured genes are kept.
+    """
+
+    def __init__(self, centre_LH: NDArray[np.float32]) -> None:
+        self._centre_LH = centre_LH
+        self._kept: tuple[bytes, NDArray[np.int32], NDArray[np.bool_]] | None = None
+
+    def filled(
+        self, candidate_BC: NDArray[np.int64], measured_H: NDArray[np.bool_]
+    ) -> NDArray[np.int32]:
+        """Return a table with the markers of all pairs of the candidates of each cell (L x L x M).
+
+        Threads may ask at once: what two find for a pair is the same, and a pair is told to be
+        there when all of it is.
+        """
+        n_labels, key = len(self._centre_LH), measured_H.tobytes()
+        if (kept := self._kept) is None or kept[0] != key:
+            shape = (n_labels, n_labels)
+            kept = (key, np.zeros((*shape, N_MARKERS), np.int32), np.eye(n_labels, dtype=bool))
+            self._kept = kept
+        _, gene_LLM, there_LL = kept
+        asked_LL = np.zeros_like(there_LL)
+        asked_LL[candidate_BC[:, :, None], candidate_BC[:, None, :]] = True
+        high_Q, low_Q = np.nonzero(asked_LL & ~there_LL)
+        if len(high_Q):
+            fill_markers(self._centre_LH, measured_H, high_Q, low_Q, gene_LLM)
+            there_LL[high_Q, low_Q] = True
+        return gene_LLM
+
+
+def fit_pairwise(
+    value_NG: sp.csr_matrix,
+    code_N: NDArray[np.integer],
+    gene_H: NDArray[np.int32],
+    *,
+    study_N: NDArray[np.integer] | None = None,
+    drawn_N: NDArray[np.bool_] | None = None,
+    gene_sets: GeneSets | None = None,
+) -> PairwiseProfiles | None:
+    """Average the real cells of each label and study; None where fewer than two labels have any.
+
+    A gene that a study does not measure has its mean in the label's other studies, or in all.
+
+    Parameters
+    ----------
+    value_NG, code_N, study_N, drawn_N, gene_sets
+        As in `gene_head.fit_gene_head`; drawn cells are left out.
+    gene_H
+        Genes that are kept: those of the gene head.
+    """
+    rows = np.arange(len(code_N)) if drawn_N is None else np.flatnonzero(~drawn_N)
+    if len(np.unique(code_N[rows])) < 2:
+        return None
+    study_N = np.zeros_like(code_N) if study_N is None else study_N
+    pairs = np.stack([code_N[rows], study_N[rows]])
+    pair_2P, pair_B = np.unique(pairs, axis=1, return_inverse=True)
+    pair_B = pair_B.ravel()
+    member = (np.ones(len(rows), np.float32), (pair_B, np.arange(len(rows))))
+    sum_PH = (sp.csr_matrix(member) @ value_NG[rows][:, gene_H]).toarray()
+    n_P = np.bincount(pair_B).astype(float)
+    n_PH = np.broadcast_to(n_P[:, None], sum_PH.shape)
+    if gene_sets is not None:
+        n_PS = np.zeros((len(n_P), len(gene_sets.measured_PG)))
+        np.add.at(n_PS, (pair_B, gene_sets.set_N[rows]), 1)
+        n_PH = n_PS @ gene_sets.measured_PG[:, gene_H]
+    mean_PH = sum_PH / np.maximum(n_PH, 1)
+    label_P = pair_2P[0]
+    for group_P in (label_P, np.zeros_like(label_P)):
+        mean_PH, n_PH = _filled(mean_PH, n_PH, group_P)
+    kept = np.flatnonzero(_place_in_label(n_P, label_P) < MOST_STUDIES)
+    return PairwiseProfiles(
+        gene_H, mean_PH[kept].astype(np.float16), label_P[kept].astype(np.int32)
+    )
+
+
+def _filled(
+    mean_PH: NDArray[np.floating[Any]],
+    n_PH: NDArray[np.floating[Any]],
+    group_P: NDArray[np.integer],
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+    """Give a mean over no cell the mean of its group's others; 0 cells stay where there is none."""
+    filled_PH, n_filled_PH = mean_PH.copy(), np.array(n_PH, float)
+    for group in np.unique(group_P):
+        rows = np.flatnonzero(group_P == group)
+        there_PH = n_PH[rows] > 0
+        n_H = there_PH.sum(axis=0)
+        mean_H = (mean_PH[rows] * there_PH).sum(axis=0) / np.maximum(n_H, 1)
+        filled_PH[rows] = np.where(there_PH, mean_PH[rows], mean_H)
+        n_filled_PH[rows] = np.where(there_PH, n_PH[rows], n_H)
+    return filled_PH, n_filled_PH
+
+
+def _place_in_label(n_P: NDArray[np.floating[Any]], label_P: NDArray[np.integer]) -> Any:
+    """Return the place of each profile among those of its label, by cells, from 0 on."""
+    place_P = np.zeros(len(n_P), np.int64)
+    for label in np.unique(label_P):
+        rows = np.flatnonzero(label_P == label)
+        place_P[rows[np.argsort(-n_P[rows], kind="stable")]] = np.arange(len(rows))
+    return place_P
