@@ -194,12 +194,12 @@ def biomarkers(
 
     Notes
     -----
-    The fused posterior that :func:`scgp.annotate` answers by is asked, as in :func:`scgp.explain`;
-    removal is occlusion (Zeiler and Fergus 2014), its first-order estimate the gradient times the
-    change of all values, for a cell's counts are normalised anew. Random effects are those of
-    DerSimonian and Laird (1986), tested after Knapp and Hartung (2003) with the scale factor of
-    Roever, Knapp and Friede (2015). Wilcoxon is ``scanpy.tl.rank_genes_groups`` on log1p(CP10k)
-    within each unit.
+    The fused posterior that :func:`scgp.annotate` answers by is asked, but for the pairwise stream,
+    which leaps from label to label (:func:`scgp.explain` has it); removal is occlusion (Zeiler and
+    Fergus 2014), its first-order estimate the gradient times the change of all values, for a cell's
+    counts are normalised anew. Random effects are those of DerSimonian and Laird (1986), tested
+    after Knapp and Hartung (2003) with the scale factor of Roever, Knapp and Friede (2015).
+    Wilcoxon is ``scanpy.tl.rank_genes_groups`` on log1p(CP10k) within each unit.
 
     An effect says what the *model* reads in cells of that label. It is consistent over units if the
     cells are alike and the model is one: a small q is no sign of a large effect, nor of a causal

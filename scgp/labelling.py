@@ -80,7 +80,7 @@ class Labeller:
         measured_G = measured_by(token_of_column, n_genes)
         vectors: list[CellVectors] = []
         scores: list[list[np.ndarray]] = [[] for _ in heads]
-        winners: list[np.ndarray] = []
+        kept: list[sp.csr_matrix] = []
 
         def embedded(part: slice) -> tuple[TokenBatch, CellVectors]:
             tokens = self.model.tokenizer.tokenize(counts[part], token_of_column)
@@ -92,21 +92,27 @@ class Labeller:
             for head, found in zip(heads, scores, strict=True):
                 if head is not None:
                     found.append(head.scores(values, measured_G))
-            if self.index.gene_head is not None:
-                winner_B = winners_of(
-                    self.index, found_vectors.cell_BE, scores[0][-1], values, measured_G
-                )
-                winners += [] if winner_B is None else [winner_B]
-        joined = [np.concatenate(found) if found else None for found in (*scores, winners)]
-        return Read(CellVectors.join(vectors, self.model.config.embed_dim), *joined)
+            if self.index.pairwise is not None:
+                kept.append(values)
+        joined = [np.concatenate(found) if found else None for found in scores]
+        return Read(
+            CellVectors.join(vectors, self.model.config.embed_dim),
+            *joined,
+            sp.vstack(kept, format="csr") if kept else None,
+            measured_G,
+        )
 
     def answered(self, read: "Read") -> "Labelled":
         """Compare what was read with the reference, and decide."""
-        vectors = read.vectors
+        vectors, winner_B = read.vectors, None
+        if read.value_BG is not None:
+            winner_B = winners_of(
+                self.index, vectors.cell_BE, read.score_BS, read.value_BG, read.measured_G
+            )
         parts = answer(
             self.index, vectors.cell_BE, vectors.type_BE, read.score_BS,
             candidates=self.candidates, described_BX=read.described_BX, set_mass=self.set_mass,
-            winner_B=read.winner_B,
+            winner_B=winner_B,
         )  # fmt: skip
         return Labelled(Decision.join(list(parts), sets=self.set_mass is not None), vectors)
 
@@ -115,13 +121,14 @@ class Labeller:
 class Read:
     """A block of cells as network and heads see it: vectors, and scores where there is a head.
 
-    And the label that each is most like, where the index says so (`winners_of`).
+    And log1p(CP10k) with the genes that are measured, where the index compares cells (`winners_of`).
     """
 
     vectors: CellVectors
     score_BS: np.ndarray | None
     described_BX: np.ndarray | None
-    winner_B: np.ndarray | None
+    value_BG: sp.csr_matrix | None
+    measured_G: np.ndarray
 
 
 @dataclass(frozen=True)

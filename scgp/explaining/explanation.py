@@ -75,7 +75,9 @@ class Explanation:
         the text and the cell's type vector, ``probability`` of the text stream.
     streams
         ``stream`` is "neighbour", "text", "head", "gene", "described" (not in indexes made before
-        0.5.0) or "fused" (all together); ``weight`` is its share in the fusion (0: it has no part
+        0.5.0), "background" (of a reference of your own), "pairwise" (not in indexes made before
+        0.15.0; it names one label, which has a row of probability 1) or "fused" (all together);
+        ``weight`` is its share in the fusion (0: it has no part
         in the choice of the label). For every label that is among the first `n` of any of them: its
         ``probability`` in this stream, and its ``rank`` there among all labels (equal probabilities
         share one), and whether it is ``counted`` for the explained label, being that or below it. A

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgp.reference.answer import streams_of
-from scgp.reference.evidence import ALL_STREAMS, fuse
+from scgp.reference.evidence import ALL_STREAMS, PAIRWISE, fuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,6 +115,8 @@ class StreamTables:
             for name, weight in weights.items():
                 p_T, rank_T = every[name][b], ranks[name]
                 told = kept[~np.isnan(p_T[kept])]
+                if name == PAIRWISE:  # which names one label, or none
+                    told = told[p_T[told] == 1]
                 told = told[np.argsort(rank_T[told], kind="stable")]
                 row = {"cell": self.names[b], "stream": name, "weight": weight}
                 row |= {"rank": rank_T[told], **self._named(told), "probability": p_T[told]}

@@ -34,8 +34,11 @@ _STREAMS = {
     "gene": "gene\nhead",
     "described": "descrip-\ntion",
     "background": "back-\nground",
+    "pairwise": "pair-\nwise",
     "fused": "fused",
 }
+#: Those that have a column only where they say something.
+_OPTIONAL = {"background", "pairwise"}
 #: Labels of the middle panel, and cells of the right one.
 _LABELS, _CELLS = 10, 10
 #: Area of the dot of probability 1, and the least probability that has its number written: on its
@@ -77,7 +80,7 @@ def explain(
     """
     row = _answer(explanation, cell)
     if axes is None:
-        wider = 2.0 if "background" in set(explanation.streams["stream"]) else 0.0  # a column more
+        wider = 2.0 * len(_OPTIONAL & set(explanation.streams["stream"]))  # columns more
         figure, made = plt.subplots(
             1, 3, figsize=(15 + wider, 6), layout="constrained",
             width_ratios=[1.0, 1.5 + 0.2 * wider, 1.1],
@@ -142,7 +145,7 @@ def _draw_genes(ax: Axes, genes: pd.DataFrame, row: pd.Series) -> None:
 def _draw_streams(ax: Axes, streams: pd.DataFrame) -> None:
     """Draw a dot for each label and stream, and a ring round the first of each stream."""
     table = streams.pivot_table(index="label", columns="stream", values="probability")
-    shown = [key for key in _STREAMS if key != "background" or key in table.columns]
+    shown = [key for key in _STREAMS if key in table.columns or key not in _OPTIONAL]
     table = table.reindex(columns=shown)
     first = streams.groupby("label")["rank"].min().loc[table.index].to_numpy()
     fused = table["fused"].to_numpy()

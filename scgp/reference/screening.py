@@ -52,6 +52,7 @@ def removal_effects(
     The gradient of the log odds of the fused posterior, with respect to the values that the network
     and the gene head read, times the change of these values: the gene's own becomes zero, and
     those of all others rise, for counts are per ten thousand. The neighbours stay the same cells.
+    The pairwise stream has no slope, and is left out.
 
     Parameters
     ----------

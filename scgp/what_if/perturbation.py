@@ -51,7 +51,9 @@ class Perturbation:
         fewer than 10 changed cells.
     posterior
         ``group``, ``label``, ``ontology_id``, mean probability ``before`` and ``after`` over all
-        cells of the group, and their ``change``, in falling order within a group.
+        cells of the group, and their ``change``, in falling order within a group. As all
+        probabilities here it leaves the pairwise stream out, which names one label and so leaps
+        from one to the next; the labels of the cells are those of :func:`scgp.annotate`, with it.
     expression
         ``group``, ``gene``, ``ensembl_id``; ``n_read``, the changed cells in which genes were read;
         ``before`` and ``after``, mean predicted log CP10k (natural logarithm) in them, in a study
