@@ -17,7 +17,7 @@ from scgp.asking import asking_for, check_confidence, check_tissue, given_facts
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
 from scgp.device import resolve_device
-from scgp.embed import resolve_model, warn_empty
+from scgp.embed import measured_by, resolve_model, warn_empty
 from scgp.explaining.chosen import chosen_cells
 from scgp.explaining.explanation import Explanation, make_table
 from scgp.explaining.occlusion import Subject, embed_scored, gene_tables
@@ -87,7 +87,7 @@ def explain(
     Returns
     -------
     A :class:`scgp.explaining.explanation.Explanation`: the tables ``answer``, ``neighbours``,
-    ``texts``, ``streams`` and ``genes``, in the order of `cells`. An empty cell is in ``answer``
+    ``texts``, ``streams``, ``pairs`` and ``genes``, in the order of `cells`. An empty cell is in ``answer``
     alone.
 
     Raises
@@ -179,6 +179,13 @@ def explain(
         model, index, subjects if n_genes else [], match.token_of_column, n_genes=n_genes,
         device=on, progress=progress,
     )  # fmt: skip
+    value_BG = model.tokenizer.tokenize(block_BV, match.token_of_column).values(
+        model.config.n_genes
+    )
+    pairs = told.pair_rows(
+        score_BT, value_BG, measured_by(match.token_of_column, model.config.n_genes),
+        np.asarray(model.genes.symbol, object),
+    )  # fmt: skip
     n_expressed_B = [_n_expressed(row_V, match.token_of_column) for row_V in block_BV]
     facts: dict[str, object] = {
         "model": model.fingerprint, "counts": counts.where, "n_genes_matched": match.n_matched,
@@ -192,6 +199,7 @@ def explain(
         neighbours=make_table("neighbours", told.neighbour_rows(n)),
         texts=make_table("texts", told.text_rows(n)),
         streams=make_table("streams", told.stream_rows(n, counted_BT)),
+        pairs=make_table("pairs", pairs),
         genes=make_table("genes", genes),
         facts=facts,
     )

@@ -62,21 +62,22 @@ def by_numpy(profiles, likely_T, value_G, measured_G):
     return winner
 
 
-@pytest.mark.parametrize("measured", ["all", "some", "few"])
-def test_the_winner_is_that_of_the_rule(measured, monkeypatch):
+@pytest.mark.parametrize("case", ["all measured", "some", "few", "many markers", "ties"])
+def test_the_winner_is_that_of_the_rule(case, monkeypatch):
     monkeypatch.setattr(pairwise, "N_CANDIDATES", 4)
-    value_NG, code_N, study_N = synthetic()
+    monkeypatch.setattr(pairwise, "N_MARKERS", 40 if case == "many markers" else 10)
+    (value_NG, code_N, study_N), (asked_BG, _, _) = synthetic(), synthetic(100, seed=1)
+    if case == "ties":  # every gene twice: which of the two is a marker follows from the order
+        value_NG = sp.hstack([value_NG[:, :30], value_NG[:, :30]], format="csr")
     profiles = fit_pairwise(value_NG, code_N, EVERY, study_N=study_N)
-    asked_BG, _, _ = synthetic(100, seed=1)
     rng = np.random.default_rng(2)
     likely_BT = rng.normal(size=(100, N_LABELS))
-    measured_G = {"all": ALL, "some": rng.random(N_GENES) < 0.6, "few": np.arange(N_GENES) < 4}
-    measured_G = measured_G[measured]
+    measured_G = {"some": rng.random(N_GENES) < 0.6, "few": np.arange(N_GENES) < 4}.get(case, ALL)
     asked_BG = sp.csr_matrix(asked_BG.multiply(measured_G), dtype=np.float32)
     found_B = profiles.winners(likely_BT, asked_BG, measured_G)
     dense_BG = asked_BG.toarray().astype(float)
     expected = [by_numpy(profiles, likely_BT[b], dense_BG[b], measured_G) for b in range(100)]
-    assert (found_B >= 0).all() == (measured != "few")
+    assert (found_B >= 0).all() == (case != "few")
     np.testing.assert_array_equal(found_B, expected)
 
 

@@ -33,6 +33,10 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "cell": "str", "stream": "str", "weight": "float64", "rank": "int64", "label": "str",
         "ontology_id": "str", "probability": "float64", "counted": "bool",
     },
+    "pairs": {
+        "cell": "str", "round": "int64", "rank": "int64", "label": "str", "ontology_id": "str",
+        "correlation": "float64", "n_genes": "int64", "markers": "str",
+    },
     "genes": {
         "cell": "str", "gene": "str", "ensembl_id": "str", "count": "float32", "value": "float32",
         "probability": "float64", "probability_without": "float64", "difference": "float64",
@@ -51,7 +55,7 @@ _DOUBTS: Mapping[str, str] = {
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
-    """What :func:`scgp.explain` found, in five tables; ``cell`` is the name of the cell in all.
+    """What :func:`scgp.explain` found, in six tables; ``cell`` is the name of the cell in all.
 
     Attributes
     ----------
@@ -82,6 +86,13 @@ class Explanation:
         ``probability`` in this stream, and its ``rank`` there among all labels (equal probabilities
         share one), and whether it is ``counted`` for the explained label, being that or below it. A
         stream that knows nothing of a label has no row.
+    pairs
+        What the pairwise stream compared, by ``round`` and ``rank``: ``label``, ``ontology_id``,
+        ``correlation`` of the cell with the label's nearest mean profile over the ``n_genes``
+        markers of all pairs of the labels of that round, and ``markers``, the genes in which the
+        label's profile is most above that of the first label (for the first: above the second's),
+        with commas between. The first label of the last round has the vote. Without rows for an
+        index that has no such stream.
     genes
         The genes whose removal lowers the probability of the explained label most, and those whose
         removal raises it most: ``gene`` (the model's symbol), ``ensembl_id``, ``count``, ``value``
@@ -97,6 +108,7 @@ class Explanation:
     neighbours: pd.DataFrame
     texts: pd.DataFrame
     streams: pd.DataFrame
+    pairs: pd.DataFrame
     genes: pd.DataFrame
     facts: dict[str, object]
 
@@ -124,9 +136,20 @@ class Explanation:
                 f"{stream} {label} {p:.2f}"
                 for stream, label, p in first[["stream", "label", "probability"]].to_numpy()
             ),
+            *self._pairs_told(row),
             *self._genes_told(row),
         ]
         return "\n".join(lines)
+
+    def _pairs_told(self, row: pd.Series[Any]) -> list[str]:
+        """Tell the first two labels of the last comparison, with their markers."""
+        own = self.pairs[self.pairs["cell"] == row["cell"]]
+        last = own[own["round"] == own["round"].max()].head(2)
+        told = [
+            f"{label} {r:.2f} ({', '.join(markers.split(', ')[:_GENES])})"
+            for label, r, markers in last[["label", "correlation", "markers"]].to_numpy()
+        ]
+        return [f"  likest over their markers: {', '.join(told)}"] if told else []
 
     def _genes_told(self, row: pd.Series[Any]) -> list[str]:
         """Tell the strongest genes for and against."""

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgp.reference.answer import streams_of
+from scgp.reference.answer import likely_labels, streams_of
 from scgp.reference.evidence import ALL_STREAMS, PAIRWISE, fuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import scipy.sparse as sp
 
     from scgp.embed import CellVectors
     from scgp.reference.index import ReferenceIndex
@@ -121,6 +123,29 @@ class StreamTables:
                 row = {"cell": self.names[b], "stream": name, "weight": weight}
                 row |= {"rank": rank_T[told], **self._named(told), "probability": p_T[told]}
                 rows.append(row | {"counted": counted_BT[b, told]})
+        return rows
+
+    def pair_rows(
+        self,
+        score_BS: np.ndarray | None,
+        value_BG: sp.csr_matrix,
+        measured_G: np.ndarray,
+        symbol_G: np.ndarray,
+    ) -> list[dict[str, Any]]:
+        """Return what the pairwise stream compared; `winners_of` says what the arguments are."""
+        profiles = self.index.pairwise
+        if profiles is None or score_BS is None or PAIRWISE not in self.streams:
+            return []
+        likely_BT = likely_labels(self.index, self.vectors.cell_BE, score_BS)
+        rows = []
+        for b in self.filled:
+            for number, found in enumerate(
+                profiles.rounds(likely_BT[b], value_BG[[b]], measured_G), start=1
+            ):
+                row = {"cell": self.names[b], "round": number, "n_genes": found.n_genes}
+                row |= {"rank": np.arange(1, len(found.label_C) + 1), **self._named(found.label_C)}
+                row |= {"correlation": found.correlation_C}
+                rows.append(row | {"markers": [", ".join(symbol_G[m]) for m in found.markers]})
         return rows
 
     def _named(self, codes: np.ndarray) -> dict[str, list[str]]:

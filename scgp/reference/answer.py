@@ -123,22 +123,23 @@ def winners_of(
     measured_G
         Genes that the data measure.
     """
-    fusion, profiles = index.calibration, index.pairwise
-    if profiles is None or score_BS is None or not fusion.weight_pairwise:
+    profiles = index.pairwise
+    if profiles is None or score_BS is None or not index.calibration.weight_pairwise:
         return None
-    elsewhere_T = np.isin(index.labels, fusion.elsewhere)
     parts = []
     for start in range(0, len(cell_BE), BLOCK):
-        likely_BT = _likely(index, _filled_up(cell_BE, start), _filled_up(score_BS, start))
-        likely_BT[:, elsewhere_T] = -np.inf
+        likely_BT = likely_labels(index, _filled_up(cell_BE, start), _filled_up(score_BS, start))
         stop = min(start + BLOCK, len(cell_BE))
         part = profiles.winners(likely_BT[: stop - start], value_BG[start:stop], measured_G)
         parts.append(part)
     return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
-def _likely(index: ReferenceIndex, cell_BE: np.ndarray, score_BS: np.ndarray) -> np.ndarray:
-    """Return the log odds of the labels by the two streams that `winners_of` asks (B x T)."""
+def likely_labels(index: ReferenceIndex, cell_BE: np.ndarray, score_BS: np.ndarray) -> np.ndarray:
+    """Return how likely the labels are by the two streams that `winners_of` asks (B x T, logs).
+
+    -inf for labels that are ``elsewhere`` for the index's fusion.
+    """
     n_labels, head = len(index.labels), index.gene_head
     streams = {"head": head_evidence(cell_BE, index.head_weight_TD, index.head_bias_T)}
     if head is not None and head.described_HT is not None:
@@ -150,7 +151,8 @@ def _likely(index: ReferenceIndex, cell_BE: np.ndarray, score_BS: np.ndarray) ->
         shape = (len(cell_BE), n_labels)
         streams["gene"] = gene_evidence(score_BS, shape, temperature=TEMPERATURE)
     equal = Fusion(weight_head=0.45, weight_described=0.45, weight_gene=0.45)
-    likely_BT: np.ndarray = np.log(fuse(streams, equal))
+    elsewhere_T = np.isin(index.labels, index.calibration.elsewhere)
+    likely_BT: np.ndarray = np.where(elsewhere_T, -np.inf, np.log(fuse(streams, equal)))
     return likely_BT
 
 

@@ -43,6 +43,29 @@ MOST_STUDIES = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Round:
+    """One comparison of a cell with the labels left, best first.
+
+    Attributes
+    ----------
+    label_C
+        The labels.
+    correlation_C
+        Correlation with the nearest profile of each.
+    n_genes
+        Genes over which it is taken.
+    markers
+        Of each label its genes of the vocabulary against the best one (of the best, against the
+        second), the strongest first.
+    """
+
+    label_C: NDArray[np.int32]
+    correlation_C: NDArray[np.float64]
+    n_genes: int
+    markers: list[NDArray[np.int32]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class PairwiseProfiles:
     """Mean profiles of real cells, one for each label and study.
 
@@ -79,13 +102,10 @@ class PairwiseProfiles:
             Genes that the data measure: others are no markers.
         """
         label_L, start_L = np.unique(self.label_P, return_index=True)
-        possible_L = np.flatnonzero(np.isfinite(likely_BT[:, label_L]).any(axis=0))
-        n_candidates = min(N_CANDIDATES, len(possible_L))
+        candidate_BC = self._candidates(likely_BT, label_L)
         winner_B = np.full(len(likely_BT), -1, np.int32)
-        if n_candidates < 2:
+        if candidate_BC.shape[1] < 2:
             return winner_B
-        order_BL = np.argsort(-likely_BT[:, label_L[possible_L]], axis=1, kind="stable")
-        candidate_BC = possible_L[order_BL[:, :n_candidates]].astype(np.int64)
         place_G = np.full(len(measured_G), -1, np.int32)
         place_G[self.gene_H] = np.arange(len(self.gene_H))
         find_winners(
@@ -100,6 +120,50 @@ class PairwiseProfiles:
             winner_B,
         )
         return np.where(winner_B >= 0, label_L[winner_B], -1).astype(np.int32)
+
+    @staticmethod
+    def _candidates(
+        likely_BT: NDArray[np.floating[Any]], label_L: NDArray[np.integer]
+    ) -> NDArray[np.int64]:
+        """Return the likeliest of the labels with a profile, by their positions in `label_L`."""
+        possible_L = np.flatnonzero(np.isfinite(likely_BT[:, label_L]).any(axis=0))
+        order_BL = np.argsort(-likely_BT[:, label_L[possible_L]], axis=1, kind="stable")
+        return possible_L[order_BL[:, :N_CANDIDATES]].astype(np.int64)
+
+    def rounds(
+        self,
+        likely_T: NDArray[np.floating[Any]],
+        value_1G: sp.csr_matrix,
+        measured_G: NDArray[np.bool_],
+    ) -> list[Round]:
+        """Return the comparisons behind the winner of one cell, in their order.
+
+        None where it cannot be told. Arguments as in `winners`.
+        """
+        label_L = np.unique(self.label_P)
+        left = self._candidates(likely_T[None], label_L)[0]
+        measured_H = measured_G[self.gene_H]
+        x_H = value_1G[:, self.gene_H].toarray()[0].astype(np.float64)
+        found: list[Round] = []
+        while len(left) > 1:
+            gene_LLM = self._markers.filled(left[None], measured_H)
+            of_pairs = gene_LLM[left[:, None], left][~np.eye(len(left), dtype=bool)]
+            genes = np.unique(of_pairs[of_pairs >= 0])
+            if len(genes) < FEWEST_GENES or not np.ptp(x_H[genes]):
+                break
+            rows = [np.flatnonzero(self.label_P == label) for label in label_L[left]]
+            correlation_C = np.array([_correlated(x_H, self._profile_PH[r], genes) for r in rows])
+            order = np.argsort(-correlation_C, kind="stable")
+            left, correlation_C = left[order], correlation_C[order]
+            rival = [left[1], *[left[0]] * (len(left) - 1)]
+            markers = [m[m >= 0] for m in gene_LLM[left, rival]]
+            symbols = [self.gene_H[m] for m in markers]
+            found.append(Round(label_L[left], correlation_C, len(genes), symbols))
+            still = correlation_C >= correlation_C[0] - MARGIN
+            if still.all():
+                break
+            left = np.sort(left[still])
+        return found
 
     @functools.cached_property
     def _profile_PH(self) -> NDArray[np.float32]:
@@ -172,6 +236,19 @@ class _Markers:
             fill_markers(self._centre_LH, measured_H, high_Q, low_Q, gene_LLM)
             there_LL[high_Q, low_Q] = True
         return gene_LLM
+
+
+def _correlated(
+    x_H: NDArray[np.floating[Any]],
+    profile_RH: NDArray[np.floating[Any]],
+    genes: NDArray[np.integer],
+) -> float:
+    """Return the largest correlation with some profiles; 0 with one of a single level."""
+    x = x_H[genes] - x_H[genes].mean()
+    y_RN = profile_RH[:, genes].astype(np.float64)
+    y_RN -= y_RN.mean(axis=1, keepdims=True)
+    norm_R = np.linalg.norm(x) * np.linalg.norm(y_RN, axis=1)
+    return float(np.divide(y_RN @ x, norm_R, out=np.zeros(len(y_RN)), where=norm_R > 0).max())
 
 
 def fit_pairwise(
