@@ -87,8 +87,8 @@ def explain(
     Returns
     -------
     A :class:`scgp.explaining.explanation.Explanation`: the tables ``answer``, ``neighbours``,
-    ``texts``, ``streams``, ``pairs`` and ``genes``, in the order of `cells`. An empty cell is in ``answer``
-    alone.
+    ``texts``, ``streams``, ``pairs`` and ``genes``, in the order of `cells`. An empty cell is in
+    ``answer`` alone.
 
     Raises
     ------
@@ -122,6 +122,8 @@ def explain(
     - The fusion multiplies, so that labels on which the streams agree win. A marker can count
       against a label because it moves one stream to that label and another to one below it. The
       confidence, which rests on the mean of the streams, is less prone to it: look at both.
+    - The pairwise stream names one label: a gene whose loss makes it name another has a large
+      number, for or against, though it tips the scales and is not what fills them.
     - It says what the model used, not what makes the cell what it is.
 
     Examples

@@ -92,12 +92,13 @@ class Labeller:
             for head, found in zip(heads, scores, strict=True):
                 if head is not None:
                     found.append(head.scores(values, measured_G))
-            if self.index.pairwise is not None:
+            if self.index.pairwise is not None and heads[0] is not None:
                 kept.append(values)
-        joined = [np.concatenate(found) if found else None for found in scores]
+        score_BS, described_BX = (np.concatenate(found) if found else None for found in scores)
         return Read(
             CellVectors.join(vectors, self.model.config.embed_dim),
-            *joined,
+            score_BS,
+            described_BX,
             sp.vstack(kept, format="csr") if kept else None,
             measured_G,
         )
@@ -121,7 +122,7 @@ class Labeller:
 class Read:
     """A block of cells as network and heads see it: vectors, and scores where there is a head.
 
-    And log1p(CP10k) with the genes that are measured, where the index compares cells (`winners_of`).
+    And which genes are measured, with log1p(CP10k) where the index compares it (`winners_of`).
     """
 
     vectors: CellVectors

@@ -252,6 +252,28 @@ def test_annotate_and_explain_hear_it(heard, blood, model):
     assert (told["heard"] == winner)[changed].mean() > (told["silent"] == winner)[changed].mean()
 
 
+def test_explain_tells_what_was_compared(heard, blood, model):
+    _, _, winner_B = asked_of(blood, model, heard)
+    why = scgp.explain(blood, list(range(30)), index=heard, n_genes=0)
+    assert set(why.pairs["cell"]) == set(blood.obs_names[:30])
+    for b, name in enumerate(blood.obs_names[:30]):
+        own = why.pairs[why.pairs["cell"] == name]
+        last = own[own["round"] == own["round"].max()]
+        assert last["label"].iloc[0] == heard.labels[winner_B[b]]
+        for number, part in own.groupby("round"):
+            assert part["correlation"].is_monotonic_decreasing
+            assert part["rank"].tolist() == list(range(1, len(part) + 1))
+            later = own[own["round"] == number + 1]
+            near = part["correlation"] >= part["correlation"].iloc[0] - pairwise.MARGIN
+            assert not len(later) or set(later["label"]) == set(part["label"][near])
+            assert len(later) or near.sum() in {1, len(part)}
+    b_cells = why.pairs[(why.pairs["label"] == "B cell") & (why.pairs["rank"] == 1)]
+    assert b_cells["markers"].str.contains("CD79A").all()
+    assert "likest over their markers" in repr(why)
+    silent = dataclasses.replace(heard, pairwise=None)
+    assert not len(scgp.explain(blood, [0], index=silent, n_genes=0).pairs)
+
+
 def test_genes_are_removed_from_what_it_reads(heard, blood):
     why = scgp.explain(blood, [3], index=heard, n_genes=3)
     gene = why.genes.iloc[0]

@@ -229,7 +229,7 @@ def test_the_text_is_short_and_says_what_matters(explained, all_blood):
     assert str(explained) == text
     many = repr(scgp.explain(all_blood, np.arange(8), n_genes=0))
     assert many.endswith("... and 3 more cells")
-    assert len(many.splitlines()) == 5 * 3 + 1
+    assert len(many.splitlines()) == 5 * 4 + 1
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from scgp.cells.genes import match_genes
 from scgp.embed import embed_rows
 from scgp.errors import ScgpWarning
 from scgp.explaining.explanation import COLUMNS
-from scgp.reference.answer import streams_of, unlike_reference
+from scgp.reference.answer import streams_of, unlike_reference, winners_of
 from scgp.reference.evidence import STREAMS, fuse, nearest_text
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,14 +23,17 @@ from explained_cells import TABLES, _counted, _same_tables
 
 def _posterior(model, index, row, token_V):
     """Streams and fusion of one row, straight from their functions."""
-    scores = []
+    n_genes = model.config.n_genes
+    read = []
     vectors = embed_rows(
-        model, [row], token_V,
-        watch=lambda _, t, g: scores.append(
-            index.gene_head.scores(t.values(model.config.n_genes), g)
-        ),
-    )  # fmt: skip
-    streams, _ = streams_of(index, vectors.cell_BE, vectors.type_BE, scores[0], index.calibration)
+        model, [row], token_V, watch=lambda _, t, __, g: read.append((t.values(n_genes), g))
+    )
+    value_BG, measured_G = read[0]
+    score_BS = index.gene_head.scores(value_BG, measured_G)
+    winner_B = winners_of(index, vectors.cell_BE, score_BS, value_BG, measured_G)
+    streams, _ = streams_of(
+        index, vectors.cell_BE, vectors.type_BE, score_BS, index.calibration, winner_B=winner_B
+    )
     return streams, fuse(streams, index.calibration)[0]
 
 
@@ -97,7 +100,9 @@ def test_n_and_n_genes_say_how_many_rows(all_blood):
     few = scgp.explain(all_blood, 0, n=2, n_genes=3)
     assert len(few.neighbours) == len(few.texts) == 2
     assert len(few.genes) == 6
-    assert (few.streams[few.streams["rank"] <= 2].groupby("stream").size() >= 2).all()
+    told = few.streams[few.streams["rank"] <= 2].groupby("stream").size()
+    assert (told.drop("pairwise") >= 2).all()
+    assert told["pairwise"] == 1  # which names one label
     none = scgp.explain(all_blood, 0, n_genes=0)
     assert none.genes.empty
     assert list(none.genes.columns) == list(COLUMNS["genes"])
@@ -130,7 +135,7 @@ def test_streams_and_texts_are_those_of_the_answer(all_blood, explained, model, 
     row = counts.take(all_blood.obs_names.get_indexer(explained.answer["cell"][:1]))
     streams, fused_T = _posterior(model, index, row, token_V)
     own = explained.streams[explained.streams["cell"] == explained.answer["cell"][0]]
-    assert list(dict.fromkeys(own["stream"])) == [*STREAMS, "fused"]
+    assert list(dict.fromkeys(own["stream"])) == [*STREAMS, "pairwise", "fused"]
     for name, told in own.groupby("stream"):
         p_T = fused_T if name == "fused" else streams[name][0]
         at = [index.labels.index(label) for label in told["label"]]
@@ -151,10 +156,11 @@ def test_streams_and_texts_are_those_of_the_answer(all_blood, explained, model, 
 
 def test_weights_are_the_shares_of_the_fusion(explained, index):
     weight = explained.streams.groupby("stream")["weight"].first()
-    assert sum(weight[name] for name in STREAMS) == pytest.approx(1)
+    heard = [*STREAMS, "pairwise"]
+    assert sum(weight[name] for name in heard) == pytest.approx(1)
     assert weight["fused"] == 1
     assert weight["gene"] == pytest.approx(
-        index.calibration.weight_gene / sum(index.calibration.weight(name) for name in STREAMS)
+        index.calibration.weight_gene / sum(index.calibration.weight(name) for name in heard)
     )
 
 
