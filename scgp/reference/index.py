@@ -309,13 +309,13 @@ class ReferenceIndex(IndexParts):
         become one segment, by the rule of `search`. The linear head is fitted anew, to the cells
         that `build` would draw; an index does not say whether its head was shared between like
         labels (as `scgp.build_index` does), so that the new one is not, unless `likeness_TT` is
-        passed. The gene head and the mean profiles are those of the first index
-        that has some: their counts are not kept. A label that the gene head does not know is
-        answered by the other streams. The pairwise profiles are those of the first index too, and
-        go if they lack a label of real cells. The background is that of the first index, and goes
-        if one of the labels is known neither to the model nor to an index that has a background.
-        The calibration is that of the first index, without label sets and without a bound for texts
-        (``novelty_text``), which were measured on its own cells.
+        passed. The gene head and the mean profiles are those of the first index that has some:
+        their counts are not kept. A label that the gene head does not know is answered by the other
+        streams. The pairwise profiles are those of the first index too, and go if they lack a label
+        of real cells. The background is that of the first index, and goes if one of the labels is
+        known neither to the model nor to an index that has a background. The calibration is that of
+        the first index, without label sets and without a bound for texts (``novelty_text``), which
+        were measured on its own cells.
 
         One index alone, without `likeness_TT`, keeps its heads and its calibration; with `search`
         "auto" it is returned as it is.

@@ -39,7 +39,7 @@ WEIGHT = 0.16
 #: Over fewer genes nothing is said.
 FEWEST_GENES = 5
 #: Studies that a label has a profile of, those of the most cells.
-MOST_STUDIES = 32
+MOST_STUDIES = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -276,33 +276,33 @@ def fit_pairwise(
         return None
     study_N = np.zeros_like(code_N) if study_N is None else study_N
     pairs = np.stack([code_N[rows], study_N[rows]])
-    pair_2P, pair_B = np.unique(pairs, axis=1, return_inverse=True)
-    pair_B = pair_B.ravel()
-    member = (np.ones(len(rows), np.float32), (pair_B, np.arange(len(rows))))
+    label_study_2P, pair_N, n_P = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
+    kept = np.flatnonzero(_place_in_label(n_P, label_study_2P[0]) < MOST_STUDIES)
+    label_P, n_P = label_study_2P[0, kept], n_P[kept]
+    new_P = np.full(label_study_2P.shape[1], -1)
+    new_P[kept] = np.arange(len(kept))
+    pair_N = new_P[pair_N.ravel()]
+    rows, pair_N = rows[pair_N >= 0], pair_N[pair_N >= 0]
+    member = (np.ones(len(rows), np.float32), (pair_N, np.arange(len(rows))))
     sum_PH = (sp.csr_matrix(member) @ value_NG[rows][:, gene_H]).toarray()
-    n_P = np.bincount(pair_B).astype(float)
-    n_PH = np.broadcast_to(n_P[:, None], sum_PH.shape)
+    n_PH = np.broadcast_to(n_P[:, None], sum_PH.shape).astype(np.float32)
     if gene_sets is not None:
-        n_PS = np.zeros((len(n_P), len(gene_sets.measured_PG)))
-        np.add.at(n_PS, (pair_B, gene_sets.set_N[rows]), 1)
-        n_PH = n_PS @ gene_sets.measured_PG[:, gene_H]
+        n_PS = np.zeros((len(kept), len(gene_sets.measured_PG)), np.float32)
+        np.add.at(n_PS, (pair_N, gene_sets.set_N[rows]), 1)
+        n_PH = n_PS @ gene_sets.measured_PG[:, gene_H].astype(np.float32)
     mean_PH = sum_PH / np.maximum(n_PH, 1)
-    label_P = pair_2P[0]
     for group_P in (label_P, np.zeros_like(label_P)):
         mean_PH, n_PH = _filled(mean_PH, n_PH, group_P)
-    kept = np.flatnonzero(_place_in_label(n_P, label_P) < MOST_STUDIES)
-    return PairwiseProfiles(
-        gene_H, mean_PH[kept].astype(np.float16), label_P[kept].astype(np.int32)
-    )
+    return PairwiseProfiles(gene_H, mean_PH.astype(np.float16), label_P.astype(np.int32))
 
 
 def _filled(
-    mean_PH: NDArray[np.floating[Any]],
-    n_PH: NDArray[np.floating[Any]],
+    mean_PH: NDArray[np.float32],
+    n_PH: NDArray[np.float32],
     group_P: NDArray[np.integer],
-) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Give a mean over no cell the mean of its group's others; 0 cells stay where there is none."""
-    filled_PH, n_filled_PH = mean_PH.copy(), np.array(n_PH, float)
+    filled_PH, n_filled_PH = mean_PH.copy(), n_PH.copy()
     for group in np.unique(group_P):
         rows = np.flatnonzero(group_P == group)
         there_PH = n_PH[rows] > 0
@@ -313,7 +313,7 @@ def _filled(
     return filled_PH, n_filled_PH
 
 
-def _place_in_label(n_P: NDArray[np.floating[Any]], label_P: NDArray[np.integer]) -> Any:
+def _place_in_label(n_P: NDArray[np.integer], label_P: NDArray[np.integer]) -> Any:
     """Return the place of each profile among those of its label, by cells, from 0 on."""
     place_P = np.zeros(len(n_P), np.int64)
     for label in np.unique(label_P):
