@@ -254,7 +254,8 @@ these units, then mean ± standard deviation over seeds. Holds: the answer is th
 below it or one above it. ECE by chance: what exactly true confidences would have, for want of cells
 in a unit. A set covers a cell if one of its labels holds; it has one label at least, so a coverage
 below the share of best labels that hold cannot be met from below. Streams alone: the best label of
-each, with its own probability as the confidence."""
+each, with its own probability as the confidence; the pairwise stream names one label of those that
+have real cells, and has no other probability than 1."""
 
 
 def main(argv: list[str] | None = None) -> None:

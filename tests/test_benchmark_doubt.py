@@ -98,7 +98,7 @@ def test_evidence_is_kept_as_it_was(blood, tmp_path):
     index = model_index(model)
     cells = embedded(model, index, blood[:20].copy())
     found, nearest_N = streams(index, cells)
-    assert set(found) == set(ablations.ALL)
+    assert set(found) == {*ablations.ALL, "pairwise"}
     names = np.array(["x"] * 20)
     evidence = Evidence(
         found, tuple(index.label_ids), names, names, cells.cell_NE, cells.type_NE, nearest_N

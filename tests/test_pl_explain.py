@@ -96,10 +96,10 @@ def test_dots_are_the_probabilities_and_rings_the_first(why):
     dots, rings = ax.collections[:2]
     table = _of(why.streams, why).pivot_table(index="label", columns="stream", values="probability")
     labels = [_words(tick.get_text()) for tick in ax.get_yticklabels()]
-    columns = ["neighbour", "text", "head", "gene", "described", "fused"]
+    columns = ["neighbour", "text", "head", "gene", "described", "pairwise", "fused"]
     assert len(labels) <= 10
     assert table.loc[labels, "fused"].is_monotonic_decreasing
-    area = dots.get_sizes().max() / table.loc[labels].to_numpy().max()
+    area = dots.get_sizes().max() / np.nanmax(table.loc[labels].to_numpy())
     for (x, y), size in zip(dots.get_offsets(), dots.get_sizes(), strict=True):
         assert size / area == pytest.approx(table.at[labels[int(y)], columns[int(x)]])
     for x, y in rings.get_offsets():

@@ -1,5 +1,6 @@
 """Labels that the reference knows from published mean profiles alone are named in ``uns``."""
 
+import dataclasses
 from pathlib import Path
 
 import anndata as ad
@@ -14,8 +15,12 @@ from scgp.reference.decision import Decision
 
 @pytest.fixture(scope="module")
 def cells():
+    """Cells answered without the pairwise stream, which speaks for labels of real cells alone."""
     adata = scgp.demo.counts()
-    scgp.annotate(adata, min_confidence=0, progress=False)
+    index = model_index(scgp.load_model())
+    fusion = dataclasses.replace(index.calibration, weight_pairwise=0.0)
+    silent = dataclasses.replace(index, calibration=fusion)
+    scgp.annotate(adata, index=silent, min_confidence=0, progress=False)
     return adata
 
 

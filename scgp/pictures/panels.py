@@ -44,6 +44,8 @@ _LABELS, _CELLS = 10, 10
 #: Area of the dot of probability 1, and the least probability that has its number written: on its
 #: own dot, for beside it the number would lie on the next one where columns are narrow.
 _AREA, _WRITTEN = 560.0, 0.10
+#: Columns for which there is room for dots of that area.
+_COLUMNS = 6
 _FOR, _AGAINST = colour(0), colour(5)
 
 
@@ -154,13 +156,14 @@ def _draw_streams(ax: Axes, streams: pd.DataFrame) -> None:
     kept = [str(label) for label in table.index[rows]]
     p_TS = table.to_numpy()[rows]
     t, s = np.nonzero(np.nan_to_num(p_TS) > 0)
-    ax.scatter(s, t, s=_AREA * p_TS[t, s], color=colour(4), linewidths=0)
+    area = _AREA * min(1.0, (_COLUMNS / len(shown)) ** 2)
+    ax.scatter(s, t, s=area * p_TS[t, s], color=colour(4), linewidths=0)
     for i, j in zip(t.tolist(), s.tolist(), strict=True):
         if p_TS[i, j] >= _WRITTEN:
             ax.text(j, i, f"{p_TS[i, j]:.2f}", ha="center", va="center", fontsize=8)
     heard = [j for j in range(len(shown)) if np.nansum(p_TS[:, j]) > 0]
     best = [int(np.nanargmax(p_TS[:, j])) for j in heard]
-    ax.scatter(heard, best, s=1.25 * _AREA, facecolors="none", edgecolors="black", linewidths=1.1)
+    ax.scatter(heard, best, s=1.25 * area, facecolors="none", edgecolors="black", linewidths=1.1)
     ax.axvline(len(shown) - 1.5, color="#BBBBBB", lw=0.8)
     ax.set_xticks(range(len(shown)), _stream_names(streams, shown), fontsize=9)
     ax.set_yticks(range(len(kept)), [wrap(label) for label in kept], fontsize=8.5)

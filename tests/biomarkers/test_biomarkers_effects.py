@@ -31,7 +31,7 @@ def _odds(adata, model, index, asked):
     """Log odds of the counted labels against their rivals, and their probability, straight on."""
     cells = _cells(adata, model)
     rows = cells.counts.rows(0, adata.n_obs)
-    vectors, score_BS = embed_scored(model, index, iter([rows]), cells.token_V, device="cpu")
+    vectors, score_BS, _ = embed_scored(model, index, iter([rows]), cells.token_V, device="cpu")
     streams, _ = streams_of(index, vectors.cell_BE, vectors.type_BE, score_BS, index.calibration)
     fused_BT = fuse(streams, index.calibration)
     own_B = fused_BT[:, asked.counted_T].sum(axis=1)
