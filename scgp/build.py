@@ -76,9 +76,10 @@ def build_index(
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
     study_key
         ``obs`` column with the study of each cell, kept in the index. The gene head counts less
-        what separates the studies of one label from each other. With `use_rep` the column is also
-        what the confidence is fitted on: two studies or more are held out in turn. If all cells are
-        of one study, name the column of donors.
+        what separates the studies of one label from each other, and where there are two or more,
+        the likeliest labels are compared once more over the genes that set them apart (the pairwise
+        stream). With `use_rep` the column is also what the confidence is fitted on: two studies or
+        more are held out in turn. If all cells are of one study, name the column of donors.
     tissue_key
         ``obs`` column with the tissue of each cell, UBERON ids or names; what is none counts as
         unknown. :func:`scgp.predict_expression` then tells tissues apart. Not with `use_rep`.
@@ -161,7 +162,11 @@ def build_index(
     value_NG = sp.vstack(values, format="csr")[used_N]
     study_N = None if studies is None else pd.factorize(studies)[0][chosen_B][used_N]
     head = fit_gene_head(value_NG, code_N[used_N], len(order), study_N=study_N)
-    pairwise = fit_pairwise(value_NG, code_N[used_N], head.gene_H, study_N=study_N)
+    pairwise = None
+    if (
+        study_N is not None and len(np.unique(study_N)) > 1
+    ):  # of one, it gains nothing (docs/log.md)
+        pairwise = fit_pairwise(value_NG, code_N[used_N], head.gene_H, study_N=study_N)
     likeness_TT = None
     if uses_descriptions(model.details.get("calibration")):
         head, likeness_TT = with_descriptions(head, label_ids, model)

@@ -285,9 +285,7 @@ def test_the_stream_has_its_weight_and_is_explained(lacking):
     found = scgp.explain(query, [0], index=index)
     rows = found.streams[found.streams["stream"] == "background"]
     assert len(rows)
-    weighed = ("head", "described", "background", "pairwise")
-    total = sum(index.calibration.weight(name) for name in weighed)
-    assert rows["weight"].iloc[0] == pytest.approx(WEIGHT / total)
+    assert rows["weight"].iloc[0] == pytest.approx(0.5)
 
 
 def test_a_removed_gene_leaves_the_confidence_as_annotate_would_have_it(lacking):
