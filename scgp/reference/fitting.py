@@ -19,10 +19,6 @@ from scgp.reference.logistic import fit_logistic
 #: weights of nearness in the ontology that are tried.
 TOTAL, LEVELS = 0.9, (0, 1, 2, 4)
 NEARNESS = (2.0, 4.0, 8.0, 16.0, 32.0)
-#: The one that is taken unless another gains `LEAST_GAIN`. Chosen freely it was 2 to 32 with no
-#: reason but the studies at hand: over left-out studies 4 to 32 differ by .3 % of the product, and
-#: 8 is the best of them (docs/log.md).
-NEAR = 8.0
 #: What must be gained, as a share, before one stream counts more or less than another. A finer
 #: search fits the studies at hand: on studies held out it lost .04 of macro-F1 (docs/log.md).
 LEAST_GAIN = 0.03
@@ -111,6 +107,7 @@ def fit_answers(
     label_ids: Sequence[str],
     ontology: Ontology,
     start: Fusion | None = None,
+    near: float | None = None,
 ) -> Fusion:
     """Choose weights, then scale the confidence, both on held-out studies.
 
@@ -130,6 +127,8 @@ def fit_answers(
         The Cell Ontology.
     start
         Whose other fields are kept.
+    near
+        The weight of nearness in the ontology; None: the best of `NEARNESS` is chosen.
 
     Returns
     -------
@@ -137,7 +136,8 @@ def fit_answers(
     """
     scorer = Scorer(label_ids, ontology)
     seen = cells.take(np.flatnonzero(~cells.novel_B))
-    best = _climb(_Search(seen, scorer), start or Fusion())
+    nearness = NEARNESS if near is None else (near,)
+    best = _climb(_Search(seen, scorer, nearness), start or Fusion())
     best = _set_novelty(best, seen.take(np.flatnonzero(seen.known_B)))
     best, leaf_sure_B = _scale_confidence(best, cells, scorer)
     best = fit_above(best, cells, leaf_sure_B, label_ids=label_ids, ontology=ontology)
@@ -160,8 +160,9 @@ def _set_novelty(fusion: Fusion, known: HeldOut) -> Fusion:
 class _Search:
     """The value of weights: the geometric mean of the three scores, to the third power."""
 
-    def __init__(self, cells: HeldOut, scorer: "Scorer") -> None:
+    def __init__(self, cells: HeldOut, scorer: "Scorer", nearness: Sequence[float]) -> None:
         self.cells = cells
+        self.nearness = nearness
         self.there_BT = cells.there()
         self.scorer = scorer
 
@@ -174,7 +175,7 @@ class _Search:
 def _climb(search: _Search, start: Fusion) -> Fusion:
     """Climb from equal counts of `FIRST`; each step gives one stream another of the `LEVELS`.
 
-    Nearness is asked anew for each set of counts. A step must gain `LEAST_GAIN`, and the best of
+    Nearness is chosen anew for each set of counts. A step must gain `LEAST_GAIN`, and the best of
     all is made while there is one. Where one of `FIRST` is not there, all streams start from one,
     and neighbours from nothing where there are more than two: they say of the vectors what the head
     says, with more noise.
@@ -198,12 +199,11 @@ def _climb(search: _Search, start: Fusion) -> Fusion:
 
 
 def _nearest(search: _Search, start: Fusion, counts: Mapping[str, int]) -> tuple[float, Fusion]:
-    """Return the value of the weight of nearness that is taken for these counts, and the fusion."""
-    options = [_weighted(start, counts, near) for near in NEARNESS]
+    """Return the value of the best weight of nearness for these counts, and the fusion."""
+    options = [_weighted(start, counts, near) for near in search.nearness]
     values = [search.value(fusion) for fusion in options]
-    best, usual = int(np.argmax(values)), NEARNESS.index(NEAR)
-    taken = best if values[best] >= values[usual] * (1 + LEAST_GAIN) else usual
-    return values[taken], options[taken]
+    best = int(np.argmax(values))
+    return values[best], options[best]
 
 
 def _weighted(start: Fusion, counts: Mapping[str, int], near: float) -> Fusion:
