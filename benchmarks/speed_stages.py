@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Cells of a block of `annotate`, and of a call of the network.
 BLOCK, CHUNK = 1024, 256
+#: Genes that the pairwise stream compares a cell over, on average.
+MARKERS = 150
 #: Side of the product, and numbers of the copy, that the machine is measured with.
 SIDE, COPIED = 2048, 1 << 26
 
@@ -82,13 +84,14 @@ def measure_stages(adata: ad.AnnData, model: Any) -> tuple[list[Stage], float]:
     """Time every stage on one thread, one after another; also return the nonzeros of a cell."""
     import faiss
     import numpy as np
+    import scipy.sparse as sp
     import torch
 
     from scgp.cells.counts import choose_counts
     from scgp.cells.genes import match_genes
     from scgp.embed import CellVectors, embed_chunk, measured_by
     from scgp.own import model_index
-    from scgp.reference.answer import answer
+    from scgp.reference.answer import answer, winners_of
 
     index, config = model_index(model), model.config
     assert index.gene_head is not None
@@ -112,22 +115,27 @@ def measure_stages(adata: ad.AnnData, model: Any) -> tuple[list[Stage], float]:
     try:
         for start in range(0, counts.n_cells - BLOCK + 1, BLOCK):
             rows = timed("read", counts.rows, start, start + BLOCK)
-            vectors, scores = [], []
+            vectors, scores, kept = [], [], []
             for first in range(0, BLOCK, CHUNK):
                 part = rows[first : first + CHUNK]
                 tokens = timed("tokens", model.tokenizer.tokenize, part, token_V)
                 vectors.append(timed("network", embed_chunk, model, tokens, "cpu"))
                 values = tokens.values(config.n_genes)
                 scores.append(timed("gene head", index.gene_head.scores, values, measured_G))
+                kept.append(values)
             cells = CellVectors.join(vectors, config.embed_dim)
-            score_BS = np.concatenate(scores)
+            score_BS, value_BG = np.concatenate(scores), sp.vstack(kept, format="csr")
+            winner_B = timed(
+                "pairwise", winners_of, index, cells.cell_BE, score_BS, value_BG, measured_G
+            )
             timed("search", index.search, cells.cell_BE, index.calibration.k)
             timed(
                 "search, evidence and decision",
-                lambda c=cells, s=score_BS: list(answer(index, c.cell_BE, c.type_BE, s)),
+                lambda c=cells, s=score_BS, w=winner_B: list(
+                    answer(index, c.cell_BE, c.type_BE, s, winner_B=w)
+                ),
             )
-            n_cells += BLOCK
-            entries += rows.nnz
+            n_cells, entries = n_cells + BLOCK, entries + rows.nnz
             scored_entries += int(in_head_V[rows.indices].sum())
     finally:
         torch.set_num_threads(before[0])
@@ -143,8 +151,12 @@ def _needs(
     model: Any, index: Any, nonzeros: float, scored: float, itemsize: int
 ) -> dict[str, tuple[float, float]]:
     """Return the operations and bytes of a cell, by stage."""
+    from scgp.reference.pairwise import N_CANDIDATES
+
     pool, width = model.config.pool_width, model.config.embed_dim
     labels, scores = len(index.labels), index.gene_head.n_scores
+    n_profiles = len(index.pairwise.label_P)
+    profiles = N_CANDIDATES * n_profiles / len(set(index.pairwise.label_P.tolist()))
     return {
         # value and column of every entry in, as float32 and int32 out
         "read": (0.0, nonzeros * (itemsize + 4 + 8)),
@@ -154,6 +166,9 @@ def _needs(
         "network": (2 * pool * (nonzeros + pool + 4 * width), nonzeros * 4 * pool),
         # a row of weights for each entry that is among its genes
         "gene head": (2.0 * scored * scores, scored * 4 * scores),
+        # the linear head once more, and over some markers the profiles of the likeliest labels: a
+        # product and two sums
+        "pairwise": (2.0 * width * labels + 6.0 * MARKERS * profiles, 4.0 * MARKERS * profiles),
         "search": (2.0 * index.n_cells * width, 4.0 * width),
         # worth, labels below labels, labels below terms, in float64; five streams of labels
         "evidence and decision": (
