@@ -136,7 +136,7 @@ def explain(
     >>> why.genes["gene"].tolist()[0]  # CD16, which is what tells them from classical monocytes
     'FCGR3A'
     >>> sorted(set(why.streams["stream"]))
-    ['described', 'fused', 'gene', 'head', 'neighbour', 'text']
+    ['described', 'fused', 'gene', 'head', 'neighbour', 'pairwise', 'text']
     """
     check_adata(adata)
     n, n_genes = whole_number(n, "n", least=1), whole_number(n_genes, "n_genes", least=0)

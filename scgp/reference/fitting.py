@@ -107,7 +107,6 @@ def fit_answers(
     label_ids: Sequence[str],
     ontology: Ontology,
     start: Fusion | None = None,
-    near: float | None = None,
 ) -> Fusion:
     """Choose weights, then scale the confidence, both on held-out studies.
 
@@ -127,8 +126,6 @@ def fit_answers(
         The Cell Ontology.
     start
         Whose other fields are kept.
-    near
-        The weight of nearness in the ontology; None: the best of `NEARNESS` is chosen.
 
     Returns
     -------
@@ -136,8 +133,7 @@ def fit_answers(
     """
     scorer = Scorer(label_ids, ontology)
     seen = cells.take(np.flatnonzero(~cells.novel_B))
-    nearness = NEARNESS if near is None else (near,)
-    best = _climb(_Search(seen, scorer, nearness), start or Fusion())
+    best = _climb(_Search(seen, scorer), start or Fusion())
     best = _set_novelty(best, seen.take(np.flatnonzero(seen.known_B)))
     best, leaf_sure_B = _scale_confidence(best, cells, scorer)
     best = fit_above(best, cells, leaf_sure_B, label_ids=label_ids, ontology=ontology)
@@ -160,9 +156,8 @@ def _set_novelty(fusion: Fusion, known: HeldOut) -> Fusion:
 class _Search:
     """The value of weights: the geometric mean of the three scores, to the third power."""
 
-    def __init__(self, cells: HeldOut, scorer: "Scorer", nearness: Sequence[float]) -> None:
+    def __init__(self, cells: HeldOut, scorer: "Scorer") -> None:
         self.cells = cells
-        self.nearness = nearness
         self.there_BT = cells.there()
         self.scorer = scorer
 
@@ -200,7 +195,7 @@ def _climb(search: _Search, start: Fusion) -> Fusion:
 
 def _nearest(search: _Search, start: Fusion, counts: Mapping[str, int]) -> tuple[float, Fusion]:
     """Return the value of the best weight of nearness for these counts, and the fusion."""
-    options = [_weighted(start, counts, near) for near in search.nearness]
+    options = [_weighted(start, counts, near) for near in NEARNESS]
     values = [search.value(fusion) for fusion in options]
     best = int(np.argmax(values))
     return values[best], options[best]

@@ -35,10 +35,6 @@ logger = logging.getLogger(__name__)
 N_FOLDS = 3
 #: Cells of a class and study that stand in the index, and in the held-out evidence.
 CELLS_IN_INDEX, CELLS_HELD_OUT = 150, 60
-#: The weight of nearness in the ontology. Chosen on these folds it was 2 to 32, by the studies at
-#: hand: over left-out studies 4 to 32 differ by 1 % of what is maximised, of which 8 has the most,
-#: and 2, which was once chosen, 4 % less (docs/log.md).
-NEAR = 8.0
 #: Rounds in which the types of the held-out cells are removed from the reference, each once.
 N_REMOVALS = 3
 #: Cells drawn from each profile for the index.
@@ -82,11 +78,7 @@ def calibrate(
         parts.append(_held_out(corpus, types, held_N, fit=fit, seed=seed))
     start = Fusion(weight_pairwise=WEIGHT)
     return fit_answers(
-        HeldOut.join(parts),
-        label_ids=term_ids(types),
-        ontology=Ontology("CL"),
-        start=start,
-        near=NEAR,
+        HeldOut.join(parts), label_ids=term_ids(types), ontology=Ontology("CL"), start=start
     )
 
 
