@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.corpus import Split
-    from scgp.cells.tokens import TokenBatch
-    from scgp.embed import CellVectors
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
 
 #: Cells of a type and study that are asked: more tell little more.
 MOST = 60
+#: Cells that are read at once.
+BLOCK = 1024
 #: The cells are the same for all seeds and models.
 SEED = 0
 
@@ -106,30 +106,17 @@ class Embedded:
 
 def embedded(model: Model, index: ReferenceIndex, adata: ad.AnnData) -> Embedded:
     """Embed a file and score its genes, as `scgp.annotate` does."""
-    from scgp.embed import embed_adata
-    from scgp.reference.answer import winners_of
+    from scgp.cells.counts import choose_counts
+    from scgp.cells.genes import match_genes
+    from scgp.explaining.occlusion import embed_scored
 
-    head = index.gene_head
-    scores: list[NDArray[np.float32]] = []
-    winners: list[NDArray[np.int32]] = []
-
-    def watch(
-        _: int, tokens: TokenBatch, found: CellVectors, measured_G: NDArray[np.bool_]
-    ) -> None:
-        if head is None:
-            return
-        value_BG = tokens.values(model.config.n_genes)
-        scores.append(head.scores(value_BG, measured_G))
-        winner_B = winners_of(index, found.cell_BE, scores[-1], value_BG, measured_G)
-        if winner_B is not None:
-            winners.append(winner_B)
-
-    vectors, _ = embed_adata(
-        adata, model, layer=None, use_raw=None, batch_size=1024, device=None, progress=False,
-        watch=watch,
-    )  # fmt: skip
-    joined = [np.concatenate(parts) if parts else None for parts in (scores, winners)]
-    return Embedded(vectors.cell_BE, vectors.type_BE, *joined)
+    counts = choose_counts(adata)
+    token_V = match_genes(counts, model.genes).token_of_column
+    blocks = (
+        counts.rows(i, min(i + BLOCK, counts.n_cells)) for i in range(0, counts.n_cells, BLOCK)
+    )
+    vectors, score_NS, winner_N = embed_scored(model, index, blocks, token_V, device="cpu")
+    return Embedded(vectors.cell_BE, vectors.type_BE, score_NS, winner_N)
 
 
 def streams(
