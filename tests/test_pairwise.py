@@ -197,6 +197,13 @@ def test_the_winner_has_its_odds_multiplied_and_confidence_does_not_hear_of_it()
     np.testing.assert_allclose(nobody, without)
 
 
+def test_alone_it_is_no_evidence():
+    alone = {PAIRWISE: winner_evidence(np.array([1]), 3)}
+    for fused in (fuse, pool):
+        with pytest.raises(scgp.errors.ArgumentError, match=r"streams are .*, expected some of"):
+            fused(alone, Fusion(weight_pairwise=pairwise.WEIGHT))
+
+
 def test_it_does_not_stand_in_for_a_stream_that_is_silent():
     streams = {"head": np.array([[0.5, 0.5]]), "described": np.array([[0.5, np.nan]])}
     fusion = Fusion(weight_head=0.4, weight_described=0.4, weight_pairwise=pairwise.WEIGHT)

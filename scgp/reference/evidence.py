@@ -321,7 +321,7 @@ def _floored(
 ) -> dict[str, NDArray[np.float64]]:
     """Return the probabilities of each stream with the floor added; NaN where it is silent."""
     odd = sorted(set(streams) - set(ALL_STREAMS))
-    if odd or not streams:
+    if odd or not set(streams) - {PAIRWISE}:  # which alone says nothing of most labels
         message = f"streams are {sorted(streams)}, expected some of {ALL_STREAMS}"
         raise ArgumentError(message)
     shapes = {np.shape(stream) for stream in streams.values()}

@@ -77,8 +77,7 @@ class ReferenceIndex(IndexParts):
         What the terms that the model was trained on say beside these labels, or None: for an index
         that a model was trained with, and for representations.
     pairwise
-        Mean profiles of the labels' real cells, with which a cell is compared over the markers of
-        the likeliest, or None (before 0.15.0).
+        Mean profiles of real cells, which the likeliest labels are compared by, or None.
     opened
         Directory that the index was read from, and checksum of its manifest; None: made here, also
         from others by `add`, `remove`, `merge` or `compact`.

@@ -138,7 +138,7 @@ class PairwiseProfiles:
     ) -> list[Round]:
         """Return the comparisons behind the winner of one cell, in their order.
 
-        None where it cannot be told. Arguments as in `winners`.
+        Empty where it cannot be told. Arguments as in `winners`.
         """
         label_L = np.unique(self.label_P)
         left = self._candidates(likely_T[None], label_L)[0]
@@ -157,12 +157,12 @@ class PairwiseProfiles:
             left, correlation_C = left[order], correlation_C[order]
             rival = [left[1], *[left[0]] * (len(left) - 1)]
             markers = [m[m >= 0] for m in gene_LLM[left, rival]]
-            symbols = [self.gene_H[m] for m in markers]
-            found.append(Round(label_L[left], correlation_C, len(genes), symbols))
+            genes_C = [self.gene_H[m] for m in markers]
+            found.append(Round(label_L[left], correlation_C, len(genes), genes_C))
             still = correlation_C >= correlation_C[0] - MARGIN
             if still.all():
                 break
-            left = np.sort(left[still])
+            left = left[still]
         return found
 
     @functools.cached_property
@@ -200,9 +200,9 @@ class PairwiseProfiles:
             return "genes of the pairwise profiles are not ascending, each once"
         if self.label_P.min() < 0 or self.label_P.max() >= n_labels:
             return f"pairwise profiles are of other than the {n_labels} labels"
-        return "pairwise profiles do not stand label by label" * bool(
-            np.any(np.diff(self.label_P) < 0)
-        )
+        if np.any(np.diff(self.label_P) < 0):
+            return "pairwise profiles do not stand label by label"
+        return ""
 
 
 class _Markers:
