@@ -285,11 +285,11 @@ def fit_pairwise(
     rows, pair_N = rows[pair_N >= 0], pair_N[pair_N >= 0]
     member = (np.ones(len(rows), np.float32), (pair_N, np.arange(len(rows))))
     sum_PH = (sp.csr_matrix(member) @ value_NG[rows][:, gene_H]).toarray()
-    n_PH = np.broadcast_to(n_P[:, None], sum_PH.shape).astype(np.float32)
+    n_PH = np.broadcast_to(n_P[:, None], sum_PH.shape).astype(np.float64)
     if gene_sets is not None:
-        n_PS = np.zeros((len(kept), len(gene_sets.measured_PG)), np.float32)
+        n_PS = np.zeros((len(kept), len(gene_sets.measured_PG)))
         np.add.at(n_PS, (pair_N, gene_sets.set_N[rows]), 1)
-        n_PH = n_PS @ gene_sets.measured_PG[:, gene_H].astype(np.float32)
+        n_PH = n_PS @ gene_sets.measured_PG[:, gene_H]
     mean_PH = sum_PH / np.maximum(n_PH, 1)
     for group_P in (label_P, np.zeros_like(label_P)):
         mean_PH, n_PH = _filled(mean_PH, n_PH, group_P)
@@ -297,10 +297,10 @@ def fit_pairwise(
 
 
 def _filled(
-    mean_PH: NDArray[np.float32],
-    n_PH: NDArray[np.float32],
+    mean_PH: NDArray[np.float64],
+    n_PH: NDArray[np.float64],
     group_P: NDArray[np.integer],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give a mean over no cell the mean of its group's others; 0 cells stay where there is none."""
     filled_PH, n_filled_PH = mean_PH.copy(), n_PH.copy()
     for group in np.unique(group_P):
