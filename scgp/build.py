@@ -29,6 +29,7 @@ from scgp.reference.contents import OBSM
 from scgp.reference.evidence import Fusion
 from scgp.reference.gene_head import CELLS, fit_gene_head
 from scgp.reference.index import ReferenceIndex
+from scgp.reference.interferon import stimulated
 from scgp.reference.pairwise import fit_pairwise
 from scgp.reference.store import check_search
 from scgp.representation import (
@@ -166,7 +167,8 @@ def build_index(
     if (
         study_N is not None and len(np.unique(study_N)) > 1
     ):  # of one, it gains nothing (docs/log.md)
-        pairwise = fit_pairwise(value_NG, code_N[used_N], head.gene_H, study_N=study_N)
+        gene_H = np.setdiff1d(head.gene_H, stimulated(model.genes))
+        pairwise = fit_pairwise(value_NG, code_N[used_N], gene_H, study_N=study_N)
     likeness_TT = None
     if uses_descriptions(model.details.get("calibration")):
         head, likeness_TT = with_descriptions(head, label_ids, model)

@@ -25,7 +25,7 @@ ABOVE = {
 
 
 def ancestors(term):
-    return frozenset(ABOVE[term])
+    return frozenset(ABOVE.get(term, {term}))
 
 
 @pytest.fixture
@@ -58,6 +58,14 @@ def test_what_is_measured_of_answers(answers):
     x = doubt.measured(answers[answers["unit"] == "x"], ancestors)
     assert x["ece"] == pytest.approx(0.15)  # confidence .9, three of four hold
     assert np.isnan(x["above_holds"])
+
+
+def test_broader_terms_of_malignant_cells_are_told_apart(answers):
+    answers.loc[5, "true"] = doubt.MALIGNANT  # called T, which it is not
+    found = doubt.measured(answers, ancestors)
+    assert (found["above_holds"], found["above_holds_named"]) == (0.5, 1.0)
+    answers.loc[4, "true"] = doubt.MALIGNANT
+    assert np.isnan(doubt.measured(answers, ancestors)["above_holds_named"])
 
 
 def test_streams_are_scored_alone(answers):

@@ -79,6 +79,11 @@ def test_streams_count_the_same_unless_the_studies_say_clearly_otherwise():
     assert sum(weights) == pytest.approx(TOTAL)
 
 
+@pytest.mark.parametrize("near", [0.5, 8.0])
+def test_a_weight_of_nearness_that_is_given_is_not_chosen(near):
+    assert fit(make_cells("text"), near=near).weight_near == near
+
+
 def test_neighbours_count_like_the_head_alone_and_nothing_beside_more_streams():
     """Equally good streams: beside the head alone neighbours count, beside four they do not."""
     told = {name: make_cells(name).streams[name] for name in STREAMS}

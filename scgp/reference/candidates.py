@@ -224,6 +224,21 @@ def support_of(
     return support_BC
 
 
+def rival_mass(rolled_BT: NDArray[np.float64], rival_TC: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the largest mass of a label that excludes each candidate, B x C; 0 where none does.
+
+    Parameters
+    ----------
+    rolled_BT
+        Mass of each label with all below it.
+    rival_TC
+        As in `Candidates`.
+    """
+    columns = [rolled_BT[:, rival_T].max(axis=1, initial=0.0) for rival_T in rival_TC.T]
+    largest_BC: NDArray[np.float64] = np.column_stack(columns)
+    return largest_BC
+
+
 def choose(
     streams: Mapping[str, NDArray[np.floating[Any]]],
     candidates: Candidates,
@@ -242,7 +257,8 @@ def choose(
     ontology has no part in it. It is the answer if its confidence reaches the threshold, or else
     the most specific candidate above it whose confidence does. The confidence is that of the mass
     which a candidate, with all labels below it, has among *all* labels of the reference: what lies
-    outside the candidates speaks against them. That of a candidate without reference cells is its
+    outside the candidates speaks against them, and more so a label that excludes the candidate and
+    has more mass (`Fusion.confidence`). That of a candidate without reference cells is its
     support by the describing head, or is taken from its `text_support` where that does not describe
     it. A cell unlike every reference cell, or unlike the texts of all labels and candidates, is
     "unknown", unless it is of a candidate that the head describes and all labels have a text. Texts
@@ -277,7 +293,8 @@ def choose(
         type_BD, text_TD, candidates, temperature=fusion.temperature_text, alike=fusion.alike
     )
     mass_BC = np.where(covered_C, pooled_BT @ candidates.cover_TC, support_BC)
-    sure_BC = fusion.confidence(mass_BC, near_B1)
+    rival_BC = rival_mass(product(pooled_BT, candidates.below_TT), candidates.rival_TC)
+    sure_BC = fusion.confidence(mass_BC, near_B1, np.where(covered_C, rival_BC, 0.0))
     asked_BC = np.broadcast_to(like_B[:, None], sure_BC.shape)
     if described_BX is not None:
         described_C = ~covered_C & np.array([bool(i) for i in candidates.ids])

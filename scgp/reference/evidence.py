@@ -61,6 +61,7 @@ ADDED = {
     "above": (),
     "threshold_outside": THRESHOLD_OUTSIDE,
     "elsewhere": (),
+    "slope_rival": 0.0,
 }
 # Fields that are lists in JSON.
 _LISTS = ("set_mass", "above", "elsewhere")
@@ -75,18 +76,20 @@ class Fusion:
 
     ``k`` neighbours; temperatures divide cosines before the softmax; weights multiply the log
     probabilities of the streams; ``weight_near`` is what nearness in the ontology counts when a
-    label is chosen. The confidence in a label is ``sigmoid(slope * logit(p) + slope_nearest * c +
-    offset)`` for its probability p and the cosine c to the nearest reference cell; p is that of
-    `pool`, or that of `fuse` where ``pooled`` is False (as in 0.1.0). A label needs a confidence of
-    ``threshold``, a term above it one of ``threshold_above``; a cell whose c is below
-    ``novelty_threshold``, or whose cosine to the nearest text of a label (`nearest_text`) is below
-    ``novelty_text``, is unlike all. A label whose text has the cosine ``alike`` with a free text
-    may mean the same, and is no rival of it. ``set_mass`` is what label sets of each coverage need
-    (`conformal.fit_set_mass`; empty: not fitted), fitted to ``set_cells`` cells. ``above`` holds
-    the five numbers of `confidence_above` (`fitting_above`; empty: as in a label). A term that is
-    given to a cell outside the labels of a reference (`background`) needs a reading of
-    ``threshold_outside``, which is no calibrated confidence. ``elsewhere`` names labels that the
-    tissue of the cells speaks against (`scgp.reference.elsewhere`; none where it is not told).
+    label is chosen. The confidence in a label is ``sigmoid(slope * logit(p) + slope_nearest * c
+    + offset)`` for its probability p and the cosine c to the nearest reference cell; p is that
+    of `pool`, or that of `fuse` where ``pooled`` is False (as in 0.1.0). ``slope_rival`` is
+    what a likelier label on another line costs one that was asked for (`confidence`). A label
+    needs a confidence of ``threshold``, a term above it one of ``threshold_above``; a cell
+    whose c is below ``novelty_threshold``, or whose cosine to the nearest text of a label
+    (`nearest_text`) is below ``novelty_text``, is unlike all. A label whose text has the cosine
+    ``alike`` with a free text may mean the same, and is no rival of it. ``set_mass`` is what
+    label sets of each coverage need (`conformal.fit_set_mass`; empty: not fitted), fitted to
+    ``set_cells`` cells. ``above`` holds the five numbers of `confidence_above`
+    (`fitting_above`; empty: as in a label). A term that is given to a cell outside the labels
+    of a reference (`background`) needs a reading of ``threshold_outside``, which is no
+    calibrated confidence. ``elsewhere`` names labels that the tissue of the cells speaks
+    against (`scgp.reference.elsewhere`; none where it is not told).
     """
 
     k: int = 30
@@ -114,6 +117,7 @@ class Fusion:
     above: tuple[float, ...] = ()
     threshold_outside: float = THRESHOLD_OUTSIDE
     elsewhere: tuple[str, ...] = ()
+    slope_rival: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse numbers that no answer can be made with."""
@@ -125,7 +129,7 @@ class Fusion:
         if (
             not (whole and real)
             or min(self.temperature_neighbour, self.temperature_text) <= 0
-            or min(self.weight_near, *(self.weight(name) for name in ALL_STREAMS)) < 0
+            or min(self.weight_near, self.slope_rival, *map(self.weight, ALL_STREAMS)) < 0
             or not all(0 <= getattr(self, name) <= 1 for name in _THRESHOLDS)
             or list(self.set_mass) != sorted(self.set_mass)
             or len(self.above) not in {0, N_ABOVE}
@@ -143,12 +147,21 @@ class Fusion:
         return float(getattr(self, f"weight_{stream}"))
 
     def confidence(
-        self, mass: NDArray[np.floating[Any]], nearest: NDArray[np.floating[Any]]
+        self,
+        mass: NDArray[np.floating[Any]],
+        nearest: NDArray[np.floating[Any]],
+        rival: NDArray[np.floating[Any]] | None = None,
     ) -> NDArray[np.float64]:
-        """Return calibrated probabilities of probabilities and cosines (Platt scaling)."""
-        calibrated: NDArray[np.float64] = expit(
-            self.slope * log_odds(mass) + self.slope_nearest * nearest + self.offset
-        )
+        """Return calibrated probabilities of probabilities and cosines (Platt scaling).
+
+        The map is fitted to best labels. One that was asked for may have little mass beside a
+        label that excludes it: ``rival`` is the mass of the likeliest of these, and what it has
+        more, in log odds, times ``slope_rival`` comes off.
+        """
+        odds = self.slope * log_odds(mass) + self.slope_nearest * nearest + self.offset
+        if rival is not None:
+            odds = odds + self.slope_rival * lag(mass, rival)
+        calibrated: NDArray[np.float64] = expit(odds)
         return calibrated
 
     def confidence_above(
@@ -197,6 +210,18 @@ def log_odds(mass: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Return the logit of probabilities, those of 0 and 1 held 1e-4 away."""
     held: NDArray[np.float64] = logit(np.clip(np.asarray(mass, float), FLOOR, 1 - FLOOR))
     return held
+
+
+def lag(mass: NDArray[np.floating[Any]], rival: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return how far the log odds of a probability are behind those of another; 0 where ahead.
+
+    Examples
+    --------
+    >>> lag(np.array([0.1, 0.9]), np.array([0.9, 0.1])).round(2).tolist()
+    [-4.39, 0.0]
+    """
+    behind: NDArray[np.float64] = np.minimum(log_odds(mass) - log_odds(rival), 0.0)
+    return behind
 
 
 def _softmax(logit_BT: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

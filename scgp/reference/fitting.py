@@ -13,6 +13,7 @@ from scgp.reference.conformal import fit_set_mass, mass_ahead
 from scgp.reference.decision import worth
 from scgp.reference.evidence import STREAMS, Fusion, fuse, log_odds, pool
 from scgp.reference.fitting_above import fit_above
+from scgp.reference.fitting_among import fit_among
 from scgp.reference.logistic import fit_logistic
 
 #: What the weights of the streams sum to, what one stream may count beside the others, and the
@@ -107,6 +108,7 @@ def fit_answers(
     label_ids: Sequence[str],
     ontology: Ontology,
     start: Fusion | None = None,
+    near: float | None = None,
 ) -> Fusion:
     """Choose weights, then scale the confidence, both on held-out studies.
 
@@ -126,6 +128,8 @@ def fit_answers(
         The Cell Ontology.
     start
         Whose other fields are kept.
+    near
+        The weight of nearness in the ontology; None: the best of `NEARNESS` is chosen.
 
     Returns
     -------
@@ -133,10 +137,12 @@ def fit_answers(
     """
     scorer = Scorer(label_ids, ontology)
     seen = cells.take(np.flatnonzero(~cells.novel_B))
-    best = _climb(_Search(seen, scorer), start or Fusion())
+    nearness = NEARNESS if near is None else (near,)
+    best = _climb(_Search(seen, scorer, nearness), start or Fusion())
     best = _set_novelty(best, seen.take(np.flatnonzero(seen.known_B)))
     best, leaf_sure_B = _scale_confidence(best, cells, scorer)
     best = fit_above(best, cells, leaf_sure_B, label_ids=label_ids, ontology=ontology)
+    best = fit_among(best, cells, scorer)
     return _fit_sets(best, seen, scorer)
 
 
@@ -156,8 +162,9 @@ def _set_novelty(fusion: Fusion, known: HeldOut) -> Fusion:
 class _Search:
     """The value of weights: the geometric mean of the three scores, to the third power."""
 
-    def __init__(self, cells: HeldOut, scorer: "Scorer") -> None:
+    def __init__(self, cells: HeldOut, scorer: "Scorer", nearness: Sequence[float]) -> None:
         self.cells = cells
+        self.nearness = nearness
         self.there_BT = cells.there()
         self.scorer = scorer
 
@@ -195,7 +202,7 @@ def _climb(search: _Search, start: Fusion) -> Fusion:
 
 def _nearest(search: _Search, start: Fusion, counts: Mapping[str, int]) -> tuple[float, Fusion]:
     """Return the value of the best weight of nearness for these counts, and the fusion."""
-    options = [_weighted(start, counts, near) for near in NEARNESS]
+    options = [_weighted(start, counts, near) for near in search.nearness]
     values = [search.value(fusion) for fusion in options]
     best = int(np.argmax(values))
     return values[best], options[best]

@@ -269,7 +269,7 @@ def fit_pairwise(
     value_NG, code_N, study_N, drawn_N, gene_sets
         As in `gene_head.fit_gene_head`; drawn cells are left out.
     gene_H
-        Genes that are kept: those of the gene head.
+        Genes that are kept: those of the gene head, but for what is a state (`interferon`).
     """
     rows = np.arange(len(code_N)) if drawn_N is None else np.flatnonzero(~drawn_N)
     if len(np.unique(code_N[rows])) < 2:
