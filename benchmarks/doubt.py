@@ -260,8 +260,8 @@ below it or one above it. ECE by chance: what exactly true confidences would hav
 in a unit. A set covers a cell if one of its labels holds; it has one label at least, so a coverage
 below the share of best labels that hold cannot be met from below. Streams alone: the best label of
 each, with its own probability as the confidence; the pairwise stream names one label of those that
-have real cells, and has no other probability than 1. "Malignant cell" is a term beside all lineages:
-"epithelial cell" does not hold for the cell of a carcinoma that authors call so."""
+have real cells, and has no other probability than 1. "Malignant cell" is a term beside all
+lineages: "epithelial cell" does not hold for the cell of a carcinoma that authors call so."""
 
 
 def main(argv: list[str] | None = None) -> None:
