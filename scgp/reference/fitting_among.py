@@ -49,9 +49,17 @@ def fit_among(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> Fusion:
     -------
     The fusion with ``slope_rival``.
     """
-    pairs = [_asked(fusion, cells, scorer, size) for size in PANELS]
-    odds_M, lag_M, holds_M = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    weight_M = np.tile(cells.weights(NOVEL_WEIGHT), len(PANELS))
+    there_BT, line_TT = cells.there(), scorer.right_TT | scorer.right_TT.T
+    posterior_BT = np.where(there_BT, fuse(cells.streams, fusion), -1.0)
+    mass_BT = pool(cells.streams, fusion) @ scorer.right_TT.T
+    asked = [_best_of_panel(posterior_BT, there_BT, size) for size in PANELS]
+    best_M, row_M = np.concatenate(asked), np.tile(np.arange(len(there_BT)), len(PANELS))
+    rival_M = np.concatenate([_rival(mass_BT, there_BT, line_TT, best_B) for best_B in asked])
+    mass_M = mass_BT[row_M, best_M]
+    odds_M = logit(fusion.confidence(mass_M, cells.nearest_B[row_M]))
+    lag_M = lag(mass_M, rival_M)
+    holds_M = line_TT[cells.class_B[row_M], best_M]
+    weight_M = cells.weights(NOVEL_WEIGHT)[row_M]
 
     def loss(slope: float) -> float:
         asked_M = odds_M + slope * lag_M
@@ -61,25 +69,23 @@ def fit_among(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> Fusion:
     return dataclasses.replace(fusion, slope_rival=float(found.x))
 
 
-def _asked(
-    fusion: Fusion, cells: HeldOut, scorer: Scorer, size: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Ask each cell for the best of its own panel of labels.
-
-    Returns
-    -------
-    The log odds of the map of best labels, how far it is behind the likeliest label on another
-    line, and whether it holds.
-    """
+def _best_of_panel(
+    posterior_BT: NDArray[np.float64], there_BT: NDArray[np.bool_], size: int
+) -> NDArray[np.intp]:
+    """Return the likeliest label of each cell's own panel, drawn from those that are there."""
     rng = np.random.default_rng(size)
-    there_BT = cells.there()
-    line_TT = scorer.right_TT | scorer.right_TT.T
     key_BT = np.where(there_BT, rng.random(there_BT.shape), 2.0)
     last_B1 = np.sort(key_BT, axis=1)[:, [min(size, key_BT.shape[1]) - 1]]
     panel_BT = there_BT & (key_BT <= last_B1)
-    best_B = np.where(panel_BT, fuse(cells.streams, fusion), -1.0).argmax(axis=1)
-    mass_BT = pool(cells.streams, fusion) @ scorer.right_TT.T
-    mass_B = np.take_along_axis(mass_BT, best_B[:, None], axis=1)[:, 0]
-    rival_B = np.where(there_BT & ~line_TT[best_B], mass_BT, 0.0).max(axis=1)
-    odds_B = logit(fusion.confidence(mass_B, cells.nearest_B))
-    return odds_B, lag(mass_B, rival_B), line_TT[cells.class_B, best_B]
+    return np.where(panel_BT, posterior_BT, -1.0).argmax(axis=1)
+
+
+def _rival(
+    mass_BT: NDArray[np.float64],
+    there_BT: NDArray[np.bool_],
+    line_TT: NDArray[np.bool_],
+    best_B: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    """Return the largest mass of a label on another line."""
+    rival_B: NDArray[np.float64] = np.where(there_BT & ~line_TT[best_B], mass_BT, 0.0).max(axis=1)
+    return rival_B

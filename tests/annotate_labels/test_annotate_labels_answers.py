@@ -88,9 +88,6 @@ def test_lineages_are_told_apart(told):
     assert right[is_one & labelled].mean() > 0.8
 
 
-@pytest.mark.xfail(
-    strict=True, reason="since 0.10.0 one of the 13 is called dendritic, with a confidence of .55"
-)
 def test_stem_cells_are_none_of_the_lineages(told):
     is_one, labelled, _ = told
     assert not labelled[~is_one].any()

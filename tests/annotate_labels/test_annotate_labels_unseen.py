@@ -87,10 +87,6 @@ def test_labels_that_are_no_terms(blood, ask, own_index):
     assert found.uns["scgp"]["labels_ontology_term_ids"] == ["", "", "CL:0000451"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="since 0.13.0 two of the six are called dendritic, with a confidence of .51",
-)
 def test_cells_of_a_label_that_is_not_asked_for_are_unknown(blood, ask, own_index):
     with pytest.warns(ScgpWarning, match="1 of 4 labels of the ref.* covers them: 'the rest'"):
         found = ask(blood, ["my B", "my mono", "dendritic cell"], index=own_index)
