@@ -11,7 +11,6 @@ what a likelier label on another line costs (`Fusion.slope_rival`). See README.m
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import warnings
@@ -224,9 +223,8 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from benchmarks import corpus
-    from benchmarks.run import lineage, say
-    from scgp.annotate import model_index
-    from scgp.model.checkpoint import Model
+    from benchmarks.held_out import tables_by_seed, write_tables
+    from benchmarks.run import lineage
 
     torch.set_num_threads(arguments.threads)
     ancestors, vocabulary = lineage(), corpus.read_vocabulary(arguments.data)
@@ -236,28 +234,14 @@ def main(argv: list[str] | None = None) -> None:
         for source in train
         for study, part in source.cells.obs.groupby("study", observed=True)
     }
-    found: dict[str, Any] = {}
-    for setting in arguments.settings:
-        if setting == "eval":
-            queries = corpus.read_folder(arguments.data / "eval", vocabulary)
-            splits = [corpus.eval_split(train, [], queries)]
-        else:
-            splits = list(corpus.fold_splits(train, [], n_folds=5))
-        tables: dict[int, list[pd.DataFrame]] = {seed: [] for seed in arguments.seeds}
-        for split in splits:
-            for seed in arguments.seeds:
-                folder = arguments.runs / "models" / split.setting / split.name / f"seed{seed}"
-                model = Model.load(folder)
-                tables[seed].append(ask(model, model_index(model), split, types_of, ancestors))
-                say(f"{split.setting} {split.name} seed {seed}")
-        whole = {seed: pd.concat(parts, ignore_index=True) for seed, parts in tables.items()}
-        found[splits[0].setting] = summarised(whole, ancestors)
+    answers = tables_by_seed(
+        arguments.settings, arguments.seeds, runs=arguments.runs, data=arguments.data, train=train,
+        ask=lambda model, index, split: ask(model, index, split, types_of, ancestors),
+    )  # fmt: skip
+    found = {setting: summarised(tables, ancestors) for setting, tables in answers.items()}
     words = sys.argv[1:] if argv is None else argv
     text = report(found, shlex.join(["python", "benchmarks/asked.py", *words]))
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    (arguments.results / "asked.md").write_text(text, encoding="utf-8")
-    (arguments.results / "asked.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    sys.stdout.write(text)
+    write_tables(arguments.results, "asked", text, found)
 
 
 if __name__ == "__main__":

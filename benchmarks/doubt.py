@@ -10,7 +10,6 @@ with on its own training studies. See README.md.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -277,36 +276,20 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from benchmarks import corpus
-    from benchmarks.run import lineage, say
-    from scgp.annotate import model_index
-    from scgp.model.checkpoint import Model
+    from benchmarks.held_out import tables_by_seed, write_tables
+    from benchmarks.run import lineage
 
     torch.set_num_threads(arguments.threads)
     ancestors, vocabulary = lineage(), corpus.read_vocabulary(arguments.data)
-    train = corpus.read_folder(arguments.data / "train", vocabulary)
-    found: dict[str, dict[str, Any]] = {}
-    for setting in arguments.settings:
-        if setting == "eval":
-            queries = corpus.read_folder(arguments.data / "eval", vocabulary)
-            splits = [corpus.eval_split(train, [], queries)]
-        else:
-            splits = list(corpus.fold_splits(train, [], n_folds=5))
-        tables: dict[int, list[pd.DataFrame]] = {seed: [] for seed in arguments.seeds}
-        for split in splits:
-            for seed in arguments.seeds:
-                model = Model.load(
-                    arguments.runs / "models" / split.setting / split.name / f"seed{seed}"
-                )
-                tables[seed].append(ask(model, model_index(model), split, ancestors))
-                say(f"{split.setting} {split.name} seed {seed}")
-        whole = {seed: pd.concat(parts, ignore_index=True) for seed, parts in tables.items()}
-        found[splits[0].setting] = summarised(whole, ancestors)
+    answers = tables_by_seed(
+        arguments.settings, arguments.seeds, runs=arguments.runs, data=arguments.data,
+        train=corpus.read_folder(arguments.data / "train", vocabulary),
+        ask=lambda model, index, split: ask(model, index, split, ancestors),
+    )  # fmt: skip
+    found = {setting: summarised(tables, ancestors) for setting, tables in answers.items()}
     words = sys.argv[1:] if argv is None else argv
     text = report(found, shlex.join(["python", "benchmarks/doubt.py", *words]))
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    (arguments.results / "doubt.md").write_text(text, encoding="utf-8")
-    (arguments.results / "doubt.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    sys.stdout.write(text)
+    write_tables(arguments.results, "doubt", text, found)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,24 @@ Shapes: N cells, T labels of the index, E width of the joint space.
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.corpus import thin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     import anndata as ad
     from numpy.typing import NDArray
 
-    from benchmarks.corpus import Split
+    from benchmarks.corpus import Source, Split
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
 
@@ -130,3 +133,60 @@ def streams(
         winner_B=cells.winner_N,
     )  # fmt: skip
     return {name: stream.astype(np.float32) for name, stream in found.items()}, nearest_N
+
+
+def tables_by_seed(
+    settings: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    runs: Path,
+    data: Path,
+    train: list[Source],
+    ask: Callable[[Model, ReferenceIndex, Split], pd.DataFrame],
+) -> dict[str, dict[int, pd.DataFrame]]:
+    """Ask the models of ``run.py`` about what each has not seen.
+
+    Parameters
+    ----------
+    settings
+        Of "folds" and "eval".
+    runs
+        The folder with the models.
+    data, train
+        The folder with ``eval/``, and what is in its ``train/``.
+    ask
+        Asks one model about the query files of its split; its index comes second.
+
+    Returns
+    -------
+    The answers of all splits of a setting together, by name of the setting and seed.
+    """
+    from benchmarks import corpus
+    from benchmarks.run import say
+    from scgp.annotate import model_index
+    from scgp.model.checkpoint import Model
+
+    found: dict[str, dict[int, pd.DataFrame]] = {}
+    for setting in settings:
+        if setting == "eval":
+            queries = corpus.read_folder(data / "eval", corpus.read_vocabulary(data))
+            splits = [corpus.eval_split(train, [], queries)]
+        else:
+            splits = list(corpus.fold_splits(train, [], n_folds=5))
+        parts: dict[int, list[pd.DataFrame]] = {seed: [] for seed in seeds}
+        for split in splits:
+            for seed in seeds:
+                model = Model.load(runs / "models" / split.setting / split.name / f"seed{seed}")
+                parts[seed].append(ask(model, model_index(model), split))
+                say(f"{split.setting} {split.name} seed {seed}")
+        whole = {seed: pd.concat(tables, ignore_index=True) for seed, tables in parts.items()}
+        found[splits[0].setting] = whole
+    return found
+
+
+def write_tables(results: Path, name: str, text: str, found: object) -> None:
+    """Write ``<name>.md`` and ``<name>.json``, and the text to the terminal."""
+    results.mkdir(parents=True, exist_ok=True)
+    (results / f"{name}.md").write_text(text, encoding="utf-8")
+    (results / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    sys.stdout.write(text)
