@@ -10,10 +10,8 @@ what a likelier label on another line costs (`Fusion.slope_rival`). See README.m
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 
     Ancestors = Callable[[str], frozenset[str]]
 
-HERE = Path(__file__).resolve().parent
 #: What is asked for, in the order of the table.
 PANELS = (
     "the study's own types", "the types of another study", "one type of the study",
@@ -73,9 +70,7 @@ def answered(
     from scgp.reference.answer import answer
     from scgp.reference.decision import Decision
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # which terms have no reference cells is as it is
-        candidates, _ = read_candidates(terms, model, index)
+    candidates, _ = read_candidates(terms, model, index)
     parts = answer(
         index, cells.cell_NE, cells.type_NE, cells.score_NS, winner_B=cells.winner_N,
         candidates=candidates,
@@ -210,23 +205,11 @@ label that holds. The cost: what a likelier label on another line takes from the
 
 def main(argv: list[str] | None = None) -> None:
     """Ask the models, write ``asked.md`` and ``asked.json``."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and eval/")
-    parser.add_argument(
-        "--settings", nargs="+", choices=("folds", "eval"), default=["folds", "eval"]
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=Path, default=HERE / "results" / "runs")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    arguments = parser.parse_args(argv)
-    import torch
-
     from benchmarks import corpus
-    from benchmarks.held_out import tables_by_seed, write_tables
+    from benchmarks.held_out import read_arguments, tables_by_seed, write_tables
     from benchmarks.run import lineage
 
-    torch.set_num_threads(arguments.threads)
+    arguments = read_arguments(__doc__, argv)
     ancestors, vocabulary = lineage(), corpus.read_vocabulary(arguments.data)
     train = corpus.read_folder(arguments.data / "train", vocabulary)
     types_of = {

@@ -9,7 +9,6 @@ with on its own training studies. See README.md.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
     Ancestors = Callable[[str], frozenset[str]]
 
-HERE = Path(__file__).resolve().parent
 COVERAGES = (0.8, 0.9, 0.95)
 #: "malignant cell": a term beside all lineages, so that no term for a tumour's lineage holds.
 MALIGNANT = "CL:0001064"
@@ -265,21 +263,11 @@ lineages: "epithelial cell" does not hold for the cell of a carcinoma that autho
 
 def main(argv: list[str] | None = None) -> None:
     """Ask the models, write ``doubt.md`` and ``doubt.json``."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and eval/")
-    parser.add_argument("--settings", nargs="+", choices=("folds", "eval"), default=["folds"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=Path, default=HERE / "results" / "runs")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    arguments = parser.parse_args(argv)
-    import torch
-
     from benchmarks import corpus
-    from benchmarks.held_out import tables_by_seed, write_tables
+    from benchmarks.held_out import read_arguments, tables_by_seed, write_tables
     from benchmarks.run import lineage
 
-    torch.set_num_threads(arguments.threads)
+    arguments = read_arguments(__doc__, argv, settings=["folds"])
     ancestors, vocabulary = lineage(), corpus.read_vocabulary(arguments.data)
     answers = tables_by_seed(
         arguments.settings, arguments.seeds, runs=arguments.runs, data=arguments.data,

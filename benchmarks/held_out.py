@@ -8,9 +8,11 @@ Shapes: N cells, T labels of the index, E width of the joint space.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +22,6 @@ from benchmarks.corpus import thin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     import anndata as ad
     from numpy.typing import NDArray
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from scgp.model.checkpoint import Model
     from scgp.reference.index import ReferenceIndex
 
+RESULTS = Path(__file__).resolve().parent / "results"
 #: Cells of a type and study that are asked: more tell little more.
 MOST = 60
 #: Cells that are read at once.
@@ -133,6 +135,27 @@ def streams(
         winner_B=cells.winner_N,
     )  # fmt: skip
     return {name: stream.astype(np.float32) for name, stream in found.items()}, nearest_N
+
+
+def read_arguments(
+    about: str | None, argv: list[str] | None, *, settings: Sequence[str] = ("folds", "eval")
+) -> argparse.Namespace:
+    """Read the command line of what asks the models of ``run.py``, and set the threads.
+
+    ``about`` is the text of the module, ``settings`` those asked where none is named.
+    """
+    import torch
+
+    parser = argparse.ArgumentParser(description=(about or "").split("\n", 1)[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and eval/")
+    parser.add_argument("--settings", nargs="+", choices=("folds", "eval"), default=list(settings))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=RESULTS / "runs")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    return arguments
 
 
 def tables_by_seed(

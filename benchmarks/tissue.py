@@ -9,8 +9,6 @@ model knows the tissues of its own training cells and drawn profiles alone. See 
 
 from __future__ import annotations
 
-import argparse
-import json
 import shlex
 import sys
 from dataclasses import replace
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
     Ancestors = Callable[[str], frozenset[str]]
 
-HERE = Path(__file__).resolve().parent
 BLOOD = "UBERON:0000178"
 TISSUE = "tissue_ontology_term_id"
 #: Rows of the table: the default decision and the best label always, tissue told and not.
@@ -217,24 +214,13 @@ the left-out studies; the evaluation files were asked afterwards."""
 
 def main(argv: list[str] | None = None) -> None:
     """Ask the models, write ``tissue.md`` and ``tissue.json``."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and eval/")
-    parser.add_argument(
-        "--settings", nargs="+", choices=("folds", "eval"), default=["folds", "eval"]
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=Path, default=HERE / "results" / "runs")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    arguments = parser.parse_args(argv)
-    import torch
-
     from benchmarks import corpus
+    from benchmarks.held_out import read_arguments, write_tables
     from benchmarks.run import lineage, say
     from scgp.annotate import model_index
     from scgp.model.checkpoint import Model
 
-    torch.set_num_threads(arguments.threads)
+    arguments = read_arguments(__doc__, argv)
     ancestors, vocabulary = lineage(), corpus.read_vocabulary(arguments.data)
     train = corpus.read_folder(arguments.data / "train", vocabulary)
     queries = corpus.read_folder(arguments.data / "eval", vocabulary)
@@ -260,10 +246,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     words = sys.argv[1:] if argv is None else argv
     text = report(found, shlex.join(["python", "benchmarks/tissue.py", *words]))
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    (arguments.results / "tissue.md").write_text(text, encoding="utf-8")
-    (arguments.results / "tissue.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    sys.stdout.write(text)
+    write_tables(arguments.results, "tissue", text, found)
 
 
 if __name__ == "__main__":
