@@ -26,7 +26,7 @@ from scgp.own import own_index
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.background import WEIGHT, Background
 from scgp.reference.contents import OBSM
-from scgp.reference.evidence import Fusion
+from scgp.reference.fusion import Fusion
 from scgp.reference.gene_head import CELLS, fit_gene_head
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.interferon import stimulated

@@ -22,8 +22,8 @@ from scgp.errors import ArgumentError, warn_user
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import streams_of
 from scgp.reference.contents import OBSM
-from scgp.reference.evidence import Fusion
 from scgp.reference.fitting import HeldOut, fit_answers
+from scgp.reference.fusion import Fusion
 from scgp.reference.index import ReferenceIndex
 from scgp.training.calibrate import CELLS_HELD_OUT, deal_folds, removals, without
 

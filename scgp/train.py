@@ -27,7 +27,7 @@ from scgp.model.directory import check_target
 from scgp.model.network import CellTransformer
 from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.terms import Phenotypes
-from scgp.reference.evidence import Fusion
+from scgp.reference.fusion import Fusion
 from scgp.training.calibrate import calibrate, reference_of
 from scgp.training.loop import fit_network
 from scgp.training.mean_profiles import profiles_of

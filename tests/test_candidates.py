@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.candidates import choose, make_candidates, restrict, shares, text_support
-from scgp.reference.evidence import STREAMS, Fusion, fuse, pool
+from scgp.reference.evidence import fuse, pool
+from scgp.reference.fusion import STREAMS, Fusion
 from scgp.reference.kinship import TEMPERATURE
 
 CL = Ontology("CL")

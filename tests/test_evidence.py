@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from scgp.errors import ArgumentError, CheckpointError
 from scgp.reference import head
 from scgp.reference.evidence import (
-    FLOOR,
-    Fusion,
     described_evidence,
     fuse,
     gene_evidence,
@@ -21,6 +19,7 @@ from scgp.reference.evidence import (
     pool,
     text_evidence,
 )
+from scgp.reference.fusion import FLOOR, Fusion
 from scgp.reference.head import fit_head
 
 

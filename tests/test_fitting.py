@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.scores import counted_as, macro_f1, soft_scores
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.conformal import NEVER, label_sets, mass_for
-from scgp.reference.evidence import STREAMS, Fusion, fuse, pool
+from scgp.reference.evidence import fuse, pool
 from scgp.reference.fitting import TOTAL, HeldOut, Scorer, fit_answers
+from scgp.reference.fusion import STREAMS, Fusion
 from scgp.reference.logistic import fit_logistic
 
 # T cell > CD4, CD8; B cell; monocyte > classical monocyte; endothelial; a label that is no term

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import scgp
 from scgp.reference import gene_head
 from scgp.reference.answer import streams_of
-from scgp.reference.evidence import Fusion
+from scgp.reference.fusion import Fusion
 from scgp.reference.gene_head import fit_gene_head
 
 N_GENES, N_LABELS = 40, 3

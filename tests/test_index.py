@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scgp.errors import ArgumentError, CheckpointError, FingerprintError, LabelError
 from scgp.model import directory
 from scgp.reference import nearest
-from scgp.reference.evidence import Fusion, head_evidence
+from scgp.reference.evidence import head_evidence
+from scgp.reference.fusion import Fusion
 from scgp.reference.index import ReferenceIndex
 
 LABELS = ["CD4+/CD25+ T", "B cell", "größe/β 細胞", " spaced ", "B cell"]

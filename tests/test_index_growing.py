@@ -12,7 +12,7 @@ from scgp.own import model_index
 from scgp.reference import store
 from scgp.reference.answer import answer, streams_of
 from scgp.reference.decision import Decision
-from scgp.reference.evidence import Fusion
+from scgp.reference.fusion import Fusion
 from scgp.reference.gene_head import GeneHead
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.screening import removal_effects

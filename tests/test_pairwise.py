@@ -14,7 +14,8 @@ from scgp.embed import embed_counts
 from scgp.explaining.occlusion import embed_scored
 from scgp.reference import pairwise
 from scgp.reference.answer import streams_of, winners_of
-from scgp.reference.evidence import PAIRWISE, Fusion, fuse, pool, winner_evidence
+from scgp.reference.evidence import fuse, pool, winner_evidence
+from scgp.reference.fusion import PAIRWISE, Fusion
 from scgp.reference.pairwise import PairwiseProfiles, fit_pairwise
 
 N_GENES, N_LABELS = 60, 5

@@ -14,9 +14,10 @@ from scgp.own import model_index
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.broad_terms import breadth
 from scgp.reference.decision import decide
-from scgp.reference.evidence import THRESHOLD_ABOVE, Fusion, pool
+from scgp.reference.evidence import pool
 from scgp.reference.fitting import HeldOut, fit_answers
 from scgp.reference.fitting_above import SURE_ABOVE, fit_above
+from scgp.reference.fusion import THRESHOLD_ABOVE, Fusion
 
 CELLS = Ontology("CL")
 LABELS = [

@@ -12,7 +12,7 @@ from scgp.own import model_index
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference import elsewhere
 from scgp.reference.elsewhere import ODDS, known_elsewhere, less_likely
-from scgp.reference.evidence import Fusion
+from scgp.reference.fusion import Fusion
 from scgp.tissues import of_tissue
 
 LABEL = "scgp_cell_type"

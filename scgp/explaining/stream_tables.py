@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgp.reference.answer import likely_labels, streams_of
-from scgp.reference.evidence import ALL_STREAMS, PAIRWISE, fuse
+from scgp.reference.evidence import fuse
+from scgp.reference.fusion import ALL_STREAMS, PAIRWISE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,9 +18,6 @@ from scgp.reference.conformal import label_sets, set_names
 from scgp.reference.decision import Decision, decide
 from scgp.reference.elsewhere import less_likely
 from scgp.reference.evidence import (
-    BACKGROUND,
-    PAIRWISE,
-    Fusion,
     described_evidence,
     fuse,
     gene_evidence,
@@ -31,6 +28,7 @@ from scgp.reference.evidence import (
     text_evidence,
     winner_evidence,
 )
+from scgp.reference.fusion import BACKGROUND, PAIRWISE, Fusion
 from scgp.reference.gene_head import TEMPERATURE
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.kinship import DESCRIBED_TEMPERATURE

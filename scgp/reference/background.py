@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.evidence import MAJORITY, SLACK
+from scgp.reference.fusion import MAJORITY, SLACK
 from scgp.reference.products import product
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from scipy.special import expit, logit, softmax
 
 from scgp.errors import ArgumentError
 from scgp.reference.decision import UNKNOWN, Decision
-from scgp.reference.evidence import ALIKE, SLACK, Fusion, fuse, nearest_text, pool, text_evidence
+from scgp.reference.evidence import fuse, nearest_text, pool, text_evidence
+from scgp.reference.fusion import ALIKE, SLACK, Fusion
 from scgp.reference.kinship import TEMPERATURE
 from scgp.reference.products import product
 

@@ -31,7 +31,7 @@ import pandas as pd
 
 from scgp.reference.broad_terms import says_something
 from scgp.reference.decision import UNKNOWN, Decision
-from scgp.reference.evidence import MAJORITY
+from scgp.reference.fusion import MAJORITY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -41,7 +41,7 @@ from scgp.errors import ArgumentError
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.background import Reading, beside, lies_outside
 from scgp.reference.broad_terms import breadth, says_something
-from scgp.reference.evidence import MAJORITY, SLACK
+from scgp.reference.fusion import MAJORITY, SLACK
 from scgp.reference.products import product
 
 if TYPE_CHECKING:

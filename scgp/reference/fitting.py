@@ -11,9 +11,10 @@ import numpy as np
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.conformal import fit_set_mass, mass_ahead
 from scgp.reference.decision import worth
-from scgp.reference.evidence import STREAMS, Fusion, fuse, log_odds, pool
+from scgp.reference.evidence import fuse, pool
 from scgp.reference.fitting_above import fit_above
 from scgp.reference.fitting_among import fit_among
+from scgp.reference.fusion import STREAMS, Fusion, log_odds
 from scgp.reference.logistic import fit_logistic
 
 #: What the weights of the streams sum to, what one stream may count beside the others, and the

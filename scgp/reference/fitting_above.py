@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgp.reference.broad_terms import breadth, says_something
-from scgp.reference.evidence import Fusion, log_odds, pool
+from scgp.reference.evidence import pool
+from scgp.reference.fusion import Fusion, log_odds
 from scgp.reference.logistic import fit_logistic
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logit
 
-from scgp.reference.evidence import Fusion, fuse, lag, pool
+from scgp.reference.evidence import fuse, pool
+from scgp.reference.fusion import Fusion, lag
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ import numpy as np
 
 from scgp.errors import ArgumentError
 from scgp.reference.contents import content_fault, label_codes, text_codes, vector_fault
-from scgp.reference.evidence import Fusion
+from scgp.reference.fusion import Fusion
 from scgp.reference.growing import known_terms, linear_head, merged, thinned
 from scgp.reference.parts import IndexParts
 from scgp.reference.saved import MANIFEST, check_opened, read_index, write_index

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scgp.reference.background import Background
-    from scgp.reference.evidence import Fusion
+    from scgp.reference.fusion import Fusion
     from scgp.reference.gene_head import GeneHead
     from scgp.reference.pairwise import PairwiseProfiles
     from scgp.reference.profiles import Profiles

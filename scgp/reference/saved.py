@@ -27,7 +27,7 @@ from scgp.reference.contents import (
     maker_fault,
     segment_fault,
 )
-from scgp.reference.evidence import Fusion
+from scgp.reference.fusion import Fusion
 from scgp.reference.gene_head import GeneHead
 from scgp.reference.memory import available_memory, check_disk
 from scgp.reference.nearest import Lists, read_lists, read_vectors, write_lists, write_vectors

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from scgp.model.network import CellInput
 from scgp.reference.elsewhere import ODDS
-from scgp.reference.evidence import ALL_STREAMS, BACKGROUND, FLOOR
+from scgp.reference.fusion import ALL_STREAMS, BACKGROUND, FLOOR
 from scgp.reference.gene_head import CLIP, TEMPERATURE
 from scgp.reference.kinship import DESCRIBED_TEMPERATURE
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scgp.cells.tokens import TokenBatch
     from scgp.model.network import CellTransformer
     from scgp.reference.background import Background
-    from scgp.reference.evidence import Fusion
+    from scgp.reference.fusion import Fusion
     from scgp.reference.gene_head import GeneHead
     from scgp.reference.index import ReferenceIndex
 

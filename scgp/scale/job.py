@@ -32,7 +32,7 @@ from scgp.model.checkpoint import DEFAULT_DIRECTORY, Model
 from scgp.model.checkpoint import MANIFEST as MODEL_MANIFEST
 from scgp.own import INDEX, own_index
 from scgp.reference.candidates import Candidates
-from scgp.reference.evidence import Fusion
+from scgp.reference.fusion import Fusion
 from scgp.reference.index import MANIFEST as INDEX_MANIFEST
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.saved import check_place

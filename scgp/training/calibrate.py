@@ -21,8 +21,9 @@ from scgp.errors import warn_user
 from scgp.model.checkpoint import Model
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import streams_of, winners_of
-from scgp.reference.evidence import Fusion, nearest_text
+from scgp.reference.evidence import nearest_text
 from scgp.reference.fitting import HeldOut, fit_answers
+from scgp.reference.fusion import Fusion
 from scgp.reference.gene_head import CELLS, DRAWN_CELLS, GeneHead, fit_gene_head
 from scgp.reference.index import ReferenceIndex
 from scgp.reference.interferon import stimulated

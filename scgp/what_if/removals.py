@@ -19,7 +19,8 @@ from scgp.device import lent
 from scgp.embed import CHUNK
 from scgp.explaining.occlusion import embed_scored, without
 from scgp.reference.answer import streams_of
-from scgp.reference.evidence import FLOOR, fuse
+from scgp.reference.evidence import fuse
+from scgp.reference.fusion import FLOOR
 from scgp.reference.screening import removal_effects
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from scgp.errors import ScgpWarning
 from scgp.explaining import occlusion
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.answer import streams_of
-from scgp.reference.evidence import Fusion, fuse
+from scgp.reference.evidence import fuse
+from scgp.reference.fusion import Fusion
 from scgp.reference.screening import log_posterior, removal_effects
 
 sys.path.insert(0, str(Path(__file__).parent))

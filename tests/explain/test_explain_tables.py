@@ -15,7 +15,8 @@ from scgp.embed import embed_rows
 from scgp.errors import ScgpWarning
 from scgp.explaining.explanation import COLUMNS
 from scgp.reference.answer import streams_of, unlike_reference, winners_of
-from scgp.reference.evidence import STREAMS, fuse, nearest_text
+from scgp.reference.evidence import fuse, nearest_text
+from scgp.reference.fusion import STREAMS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from explained_cells import TABLES, _counted, _same_tables

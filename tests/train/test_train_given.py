@@ -13,7 +13,7 @@ from scgp.errors import ArgumentError, CheckpointError, LabelError, MissingColum
 from scgp.model.checkpoint import Model
 from scgp.model.config import TrainConfig
 from scgp.phenotypes.markers import Markers
-from scgp.reference.evidence import Fusion
+from scgp.reference.fusion import Fusion
 from scgp.reference.index import ReferenceIndex
 
 sys.path.insert(0, str(Path(__file__).parent))
