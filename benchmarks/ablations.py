@@ -3,8 +3,9 @@
     python benchmarks/ablations.py --data ../shared/data [--variants full ...] [--seeds 0 1 2]
 
 Each variant is trained in every fold of ``run.py --settings folds``, on the same cells, and asked
-about at most 60 cells of each type of the studies held out. How the streams are fused is fitted to
-the held-out cells of the *other* folds, for each variant anew. Runs resume; see README.md.
+about at most 60 cells of each type of the studies held out. How the streams are fused is fitted, as
+`scgp.train` does it, to the held-out cells of the *other* folds, for each variant anew. Runs
+resume; see README.md.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from scgp.reference.fitting import HeldOut
     from scgp.reference.index import ReferenceIndex
 
-ALL = ("neighbour", "text", "head", "gene", "described")
+ALL = ("neighbour", "text", "head", "gene", "described", "pairwise")
 NETWORK = ("neighbour", "text", "head")
 #: Training cells of a type and study, as in the table of the benchmark.
 MOST = 150
@@ -101,8 +102,12 @@ VARIANTS = {
         silent=("text",),
     ),
     "no network": Variant(
-        "the two streams that read the genes directly, alone", silent=NETWORK, evidence_of="full"
+        "the streams that read the genes directly, alone", silent=NETWORK, evidence_of="full"
     ),
+    "no pairwise stream": Variant(
+        "no comparison with profiles", silent=("pairwise",), evidence_of="full"
+    ),
+    "no description": Variant("no stream `described`", silent=("described",), evidence_of="full"),
     **{
         f"{words} only": Variant(
             f"the stream `{name}` alone", silent=_without(name), evidence_of="full"
@@ -240,7 +245,11 @@ def scores_of(evidence: list[Evidence], silent: Sequence[str]) -> dict[str, np.n
     from scgp.phenotypes.ontology import Ontology
     from scgp.reference.evidence import fuse
     from scgp.reference.fitting import HeldOut, Scorer, fit_answers
+    from scgp.reference.fusion import Fusion
+    from scgp.reference.pairwise import WEIGHT
+    from scgp.training.calibrate import NEAR
 
+    start = Fusion(weight_pairwise=WEIGHT)  # not heard where the stream is left out
     ontology = Ontology("CL")
     classes = sorted({x for e in evidence for x in (*e.ids, *e.true_N.tolist())})
     studies = sorted({x for e in evidence for x in e.study_N.tolist()})
@@ -256,7 +265,9 @@ def scores_of(evidence: list[Evidence], silent: Sequence[str]) -> dict[str, np.n
         rows = []
         for i, asked in enumerate(part):
             others = [_of_streams(fold, used) for j, fold in enumerate(fitted) if j != i]
-            fusion = fit_answers(HeldOut.join(others), label_ids=classes, ontology=ontology)
+            fusion = fit_answers(
+                HeldOut.join(others), label_ids=classes, ontology=ontology, start=start, near=NEAR
+            )
             best_N = (fuse(asked.streams, fusion) @ scorer.worth(fusion.weight_near)).argmax(axis=1)
             for study in np.unique(asked.study_B):
                 of = asked.study_B == study
@@ -307,7 +318,7 @@ def report(out: Path, seeds: list[int], folds: list[int], command: str) -> str:
 NOTES = """\
 Best label, no decision; means over studies, at most 60 cells of a type and study. First three
 columns: all streams that the variant has. Last three: the network's own (neighbours, text, linear
-head), without the two that read the genes directly and that hardly any variant changes."""
+head), without those that read the genes directly and that hardly any variant changes."""
 
 
 def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -106,7 +106,7 @@ def test_evidence_is_kept_as_it_was(blood, tmp_path):
     index = model_index(model)
     cells = embedded(model, index, blood[:20].copy())
     found, nearest_N = streams(index, cells)
-    assert set(found) == {*ablations.ALL, "pairwise"}
+    assert set(found) == set(ablations.ALL)
     names = np.array(["x"] * 20)
     evidence = Evidence(
         found, tuple(index.label_ids), names, names, cells.cell_NE, cells.type_NE, nearest_N
@@ -157,6 +157,8 @@ def test_the_table_of_ablations(tmp_path):
     assert "| with the transformer" not in rows  # there is no evidence of it
     content = json.loads((tmp_path / "ablations.json").read_text())
     alone = ["index only", "text only", "linear head only", "gene head only", "description only"]
-    assert list(content["variants"]) == ["full", "no text", "no network", *alone]
+    without = ["no network", "no pairwise stream", "no description"]
+    assert list(content["variants"]) == ["full", "no text", *without, *alone]
+    assert rows["| no pairwise stream"].count("1.000") == 6
     assert rows["| gene head only"].count("1.000") == 3
     assert rows["| text only"].count("1.000") == 6
