@@ -262,9 +262,8 @@ def annotate(
         index = asking_for(min_confidence, min_confidence_broader, index)
         given = given_facts(coverage, min_confidence, min_confidence_broader)
         decision, facts = _from_representation(matrix_BE, index, wanted, given)
-        slots = answer_slots(
-            decision, None, facts | told, key_added, smoothed(decision, cluster_N, facts)
-        )
+        consensus = smoothed(decision, cluster_N, facts, index)
+        slots = answer_slots(decision, None, facts | told, key_added, consensus)
         old = left_over(slots["obs"], key_added, adata.obs)
         return write_slots(adata, slots, copy=copy, drop={"obs": old})
     labeller, counts, asked = asked_labeller(
@@ -290,7 +289,8 @@ def annotate(
     warn_empty(vectors, EMPTY)
     facts = facts_of(labeller.model, counts, match) | asked | told
     facts |= profile_facts(decision, labeller.index, named=labeller.candidates is not None)
-    slots = answer_slots(decision, vectors, facts, key_added, smoothed(decision, cluster_N, facts))
+    consensus = smoothed(decision, cluster_N, facts, labeller.index)
+    slots = answer_slots(decision, vectors, facts, key_added, consensus)
     old = left_over(slots["obs"], key_added, adata.obs)
     return write_slots(adata, slots, copy=copy, drop={"obs": old})
 

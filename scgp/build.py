@@ -165,7 +165,7 @@ def build_index(
     head = fit_gene_head(value_NG, code_N[used_N], len(order), study_N=study_N)
     pairwise = None
     if (
-        study_N is not None and len(np.unique(study_N)) > 1
+        study_N is not None and len(np.unique(study_N[study_N >= 0])) > 1
     ):  # of one, it gains nothing (docs/log.md)
         gene_H = np.setdiff1d(head.gene_H, stimulated(model.genes))
         pairwise = fit_pairwise(value_NG, code_N[used_N], gene_H, study_N=study_N)

@@ -20,7 +20,7 @@ from scgp.cells.genes import match_genes
 from scgp.cells.named import named_genes
 from scgp.device import resolve_device
 from scgp.embed import resolve_model
-from scgp.errors import GeneError, warn_user
+from scgp.errors import ArgumentError, GeneError, warn_user
 from scgp.groups import group_codes, say_left_out
 from scgp.in_context.reading import Read, always, check_context, expressed_of, read_genes
 from scgp.progress import progress_bar
@@ -137,6 +137,9 @@ def embed_genes(
     (10, 128)
     """
     check_adata(adata)
+    if not adata.n_obs:
+        msg = "there are no cells (0 rows); expected some whose genes can be read"
+        raise ArgumentError(msg)
     model = resolve_model(model)
     check_context(model)
     on = resolve_device(device)

@@ -75,25 +75,28 @@ def run(out: Path) -> None:
     _say("\nagainst the data set's own labels (agrees: the same term or one below it):")
     _say(table.to_string())
     _say("all cells: " + ", ".join(f"{100 * shares[name]:.0f} % {name}" for name in VERDICTS))
-    _say(monocyte_markers(adata))
+    _say(monocyte_markers(adata, table))
     _say(_ORIGIN)
     out.mkdir(parents=True, exist_ok=True)
     _write(adata, out)
 
 
-def monocyte_markers(adata: ad.AnnData) -> str:
+def monocyte_markers(adata: ad.AnnData, table: pd.DataFrame) -> str:
     """Say what the markers say of the cells that the data set calls CD14+ monocytes.
 
     Most of them are called non-classical monocytes here, which express CD16 (FCGR3A) and C1QA;
-    classical monocytes express S100A8. CD14 is not among the 765 genes.
+    classical monocytes express S100A8. CD14 is not among the 765 genes. ``table`` is that of
+    `agreement`.
     """
-    rows = (adata.obs["bulk_labels"] == "CD14+ Monocyte").to_numpy()
+    named = "CD14+ Monocyte"
+    rows = (adata.obs["bulk_labels"] == named).to_numpy()
     genes = ["FCGR3A", "C1QA", "S100A8"]
     share = np.asarray((adata[rows, genes].X > 0).mean(axis=0)).ravel()
     shown = ", ".join(f"{gene} in {100 * s:.0f} %" for gene, s in zip(genes, share, strict=True))
     return (
         f"Of the cells that the data set calls CD14+ monocytes, counts of {shown}:\n"
-        "by markers they are non-classical (CD16+) monocytes, which is where most of 'differs' is."
+        "by markers they are non-classical (CD16+) monocytes: "
+        f"{int(table['differs'][named])} of the {int(table['differs'].sum())} cells of 'differs'."
     )
 
 

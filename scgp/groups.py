@@ -58,14 +58,38 @@ def column_text(adata: ad.AnnData, key: str) -> pd.Series:
     return text.where(text.str.strip().fillna("") != "", None)
 
 
+def check_groups(adata: ad.AnnData, groupby: str) -> None:
+    """Refuse a column of real numbers, each of which would be a group of its own.
+
+    Whole numbers are groups, floats among them.
+
+    Raises
+    ------
+    MissingColumnError, ArgumentError
+        There is no such column, or it holds real numbers.
+    """
+    given = one_column(adata, groupby)
+    if not pd.api.types.is_float_dtype(given.dtype):
+        return
+    value_N = given.dropna().to_numpy(dtype=float)
+    odd_N = value_N[value_N != np.rint(value_N)]
+    if len(odd_N):
+        msg = (
+            f"obs[{groupby!r}] holds real numbers such as {odd_N[0]:.4g}, "
+            f"{len(np.unique(value_N))} different ones; expected groups of cells"
+        )
+        raise ArgumentError(msg)
+
+
 def group_codes(adata: ad.AnnData, groupby: str) -> tuple[np.ndarray, list[str]]:
     """Return the group of each cell (-1: none), and the names of the groups, sorted.
 
     Raises
     ------
     MissingColumnError, ArgumentError
-        There is no such column, or no cell has a value in it.
+        There is no such column, no cell has a value in it, or values are real numbers.
     """
+    check_groups(adata, groupby)
     code_N, names = pd.factorize(column_text(adata, groupby).to_numpy(dtype=object), sort=True)
     if not len(names):
         msg = f"obs[{groupby!r}] has no value in any cell; expected a group for some"

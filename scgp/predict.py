@@ -212,7 +212,10 @@ def _columns(
         id_V = pd.Series(vocabulary.ensembl[column_V], dtype=object)
         twice_V = symbol_V.duplicated(keep=False) | (symbol_V == "")
         return symbol_V.where(~twice_V, id_V).tolist(), column_V
-    names = listed([genes] if isinstance(genes, str) else list(genes), "genes")
+    if not isinstance(genes, Iterable):
+        msg = f"genes is {genes!r}; expected a name such as 'VWF', or several"
+        raise ArgumentError(msg)
+    names = listed(genes if isinstance(genes, str) else list(genes), "genes")
     if twice := [name for name, n in Counter(names).items() if n > 1]:
         msg = f"genes names {twice[0]!r} more than once; name each gene once"
         raise ArgumentError(msg)

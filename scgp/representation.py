@@ -157,8 +157,12 @@ def query_vectors(matrix_BE: np.ndarray, index: ReferenceIndex) -> CellVectors:
 
 
 def calibrated(index: ReferenceIndex) -> bool:
-    """Whether the confidence of an index of a representation was fitted to held-out studies."""
-    return index.calibration.set_cells > 0
+    """Whether the confidence of an index of a representation was fitted to held-out studies.
+
+    So it is when cells were added or removed since, after which it has no label sets any more.
+    """
+    fitted = index.calibration
+    return (fitted.slope, fitted.slope_nearest) != (DEFAULT.slope, DEFAULT.slope_nearest)
 
 
 def warn_uncalibrated(index: ReferenceIndex) -> None:

@@ -144,12 +144,8 @@ def gene_roles(
     if not isinstance(gene, str):
         msg = f"gene is {gene!r}; expected the name of one gene"
         raise ArgumentError(msg)
-    if min_cells < 2 or most_cells < min_cells:
-        msg = (
-            f"min_cells is {min_cells} and most_cells {most_cells}; expected at least 2, and at "
-            "least min_cells"
-        )
-        raise ArgumentError(msg)
+    min_cells = whole_number(min_cells, "min_cells", least=2)
+    most_cells = whole_number(most_cells, "most_cells", least=min_cells)
     model = resolve_model(model)
     check_context(model)
     on = resolve_device(device)

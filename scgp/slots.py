@@ -10,7 +10,7 @@ from typing import Any
 import anndata as ad
 import pandas as pd
 
-from scgp.errors import ArgumentError
+from scgp.errors import ArgumentError, warn_user
 
 #: Stands for a slot that was not there.
 _ABSENT = object()
@@ -66,7 +66,7 @@ def write_slots(
     Parameters
     ----------
     adata
-        Where to write. A view becomes an AnnData of its own, once all is written.
+        Where to write. A view becomes an AnnData of its own, once all is written, with a warning.
     slots
         Values by name, for each of ``"obs"``, ``"obsm"`` and ``"uns"``.
     copy
@@ -77,6 +77,12 @@ def write_slots(
     if not (copy or adata.is_view):
         _assign(adata, slots, drop or {})
         return None
+    if not copy:
+        warn_user(
+            "this AnnData is a view of another, which stays as it is: what is written is kept in "
+            "this one alone, which becomes a copy. Give it a name, or pass adata[...].copy(), or "
+            "copy=True, and keep what comes back"
+        )
     whole = adata.copy()
     _assign(whole, slots, drop or {})
     if copy:

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from scgp.errors import ArgumentError
-from scgp.groups import column_text
+from scgp.groups import check_groups, column_text
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.consensus import Consensus, agree
 from scgp.reference.decision import Decision
+from scgp.reference.index import ReferenceIndex
 
 
 def check_smooth(smooth: str | None) -> None:
@@ -33,13 +34,14 @@ def read_clusters(adata: ad.AnnData, smooth: str | None) -> np.ndarray | None:
     Raises
     ------
     ArgumentError
-        `smooth` is no name, or no cell is in a cluster.
+        `smooth` is no name, no cell is in a cluster, or the column holds real numbers.
     MissingColumnError
         ``obs`` has no such column.
     """
     check_smooth(smooth)
     if smooth is None:
         return None
+    check_groups(adata, smooth)
     text = column_text(adata, smooth).to_numpy(dtype=object)
     cluster_N, names = pd.factorize(text, sort=True)
     if len(text) and not len(names):
@@ -49,15 +51,20 @@ def read_clusters(adata: ad.AnnData, smooth: str | None) -> np.ndarray | None:
 
 
 def smoothed(
-    decision: Decision, cluster_N: np.ndarray | None, facts: Mapping[str, Any]
+    decision: Decision,
+    cluster_N: np.ndarray | None,
+    facts: Mapping[str, Any],
+    index: ReferenceIndex,
 ) -> Consensus | None:
     """Return the answers of the clusters; with `labels`, of these alone.
 
-    `facts` are those for ``uns``, which hold the labels that were asked for.
+    `facts` are those for ``uns``, which hold the labels that were asked for. Terms have the names
+    that the index gives them.
     """
     if cluster_N is None:
         return None
     asked = None
     if "labels" in facts:
         asked = dict(zip(facts["labels_ontology_term_ids"], facts["labels"], strict=True))
-    return agree(decision, cluster_N, Ontology("CL"), broader=asked)
+    own_names = dict(zip(reversed(index.label_ids), reversed(index.labels), strict=True))
+    return agree(decision, cluster_N, Ontology("CL"), broader=asked, own_names=own_names)

@@ -17,6 +17,7 @@ import torch
 from scgp.cells.corpus import Corpus, read_corpus
 from scgp.cells.dataset import Source
 from scgp.cells.excerpt import excerpt
+from scgp.cells.stored import StoredCounts
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.describe import uses_descriptions
 from scgp.device import resolve_device
@@ -28,6 +29,7 @@ from scgp.model.network import CellTransformer
 from scgp.phenotypes.markers import Markers
 from scgp.phenotypes.terms import Phenotypes
 from scgp.reference.fusion import Fusion
+from scgp.reference.growing import without_promises
 from scgp.training.calibrate import calibrate, reference_of
 from scgp.training.loop import fit_network
 from scgp.training.mean_profiles import profiles_of
@@ -105,9 +107,10 @@ def train(
     calibrate_on_studies
         Fit fusion weights, thresholds and temperatures on studies held out in turn (with one study,
         on donors), which trains the pooled view once for each of three folds, all its steps. False
-        keeps those of `base`, or the defaults. Studies that `base` was trained on are not new to
-        its network when they are held out: a warning names them, for confidence, sets and bounds
-        of novelty then promise too much.
+        keeps those of `base`, or the defaults; what was measured on the very cells of its reference
+        (label sets, the bound of text novelty) does not go with them. Studies that `base` was
+        trained on are not new to its network when they are held out: a warning names them, for
+        confidence, sets and bounds of novelty then promise too much.
     layer, use_raw
         Where the counts are, if not in ``X``; of AnnData alone.
     stream
@@ -154,7 +157,7 @@ def train(
     DeviceError
         A device is not there, or fewer than `devices`.
     LabelError
-        No cell has a label.
+        No cell has a label, or none with a label has a count.
     CheckpointError
         The unfinished run beside `out` is of other settings or data.
     ScgpError
@@ -188,9 +191,7 @@ def train(
         )
         raise ArgumentError(msg)
     tables = term_tables(corpus, model.phenotypes)
-    if not np.any((tables["type"].cell_N >= 0) & ~corpus.drawn_N):
-        msg = f"no cell has a label in {label_key!r}; training needs labelled cells (label_key=)"
-        raise LabelError(msg)
+    _check_labelled(corpus, tables["type"], label_key)
     seen, seen_types = _excerpt(corpus, tables["type"], settings.seed)
     work = out.with_name(out.name + ".training")
     if base is None:
@@ -198,7 +199,7 @@ def train(
     if base is None or config is not None:
         _set_means(model.network, seen)
     kept = model.details.get("calibration")
-    fusion = Fusion.from_dict(kept) if kept else None
+    fusion = without_promises(Fusion.from_dict(kept)) if kept else None
     if calibrate_on_studies and processes.rank == 0:
         if study_key is not None:  # else studies are named after files
             warn_of_seen(model, corpus)
@@ -237,6 +238,18 @@ def train(
         if work.is_dir():
             _keep_history(work, out)
     return Model.load(out)
+
+
+def _check_labelled(corpus: Corpus, types: TermTable, label_key: str) -> None:
+    """Refuse cells of which none has a label, or none of these a count."""
+    labelled_N = (types.cell_N >= 0) & ~corpus.drawn_N
+    if not labelled_N.any():
+        msg = f"no cell has a label in {label_key!r}; training needs labelled cells (label_key=)"
+        raise LabelError(msg)
+    counts = corpus.count_NG
+    if not isinstance(counts, StoredCounts) and not np.diff(counts.indptr)[labelled_N].any():
+        msg = f"no cell has both a label in {label_key!r} and a count in a gene of the model"
+        raise LabelError(msg)
 
 
 def _excerpt(corpus: Corpus, types: TermTable, seed: int) -> tuple[Corpus, TermTable]:

@@ -36,8 +36,9 @@ def resolve_index(
             )  # fmt: skip
         except CountsError as error:
             msg = (
-                f"the reference: {error}. For a reference these are arguments of "
-                "scgp.build_index(reference, label_key=...); pass what it returns as index="
+                f"the reference (here adata is the reference): {error}. For a reference layer= and "
+                "use_raw= are arguments of scgp.build_index(reference, label_key=...), and what "
+                "that returns is passed as index="
             )
             raise CountsError(msg) from error
     return model_index(model) if index is None else opened(index, model.fingerprint)

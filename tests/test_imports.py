@@ -65,6 +65,7 @@ OWNERS = {
     "cellxgene_ontology_guide": {"phenotypes/ontology.py"},
     "numba": {"cells/kernels.py"},
     "tiledbsoma": {"cells/soma.py"},
+    "threadpoolctl": {"reference/products.py"},
     "tqdm": {"progress.py"},
     "matplotlib": {
         "pl.py",

@@ -284,7 +284,12 @@ def _advice(adata: ad.AnnData, where: str) -> str:
         if place != where and _held_counts(adata, place) is not None
     ]
     looked = ", ".join(place for place in places if place != where) or "no other matrix is there"
-    return f". {'; '.join(found)}" if found else f". No counts elsewhere either ({looked})"
+    if found:
+        return f". {'; '.join(found)}"
+    return (
+        f". No counts elsewhere either ({looked}): read them from the file as it came from the "
+        "aligner, before normalisation, scaling or removal of ambient RNA"
+    )
 
 
 def _first_bad(block: Any) -> tuple[int, int, float]:

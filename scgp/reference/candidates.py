@@ -62,6 +62,8 @@ class Candidates:
         Label i of the reference is neither candidate j nor above or below it.
     below_TT
         Label i of the reference is label j or lies below it.
+    crossed_TC
+        Label i of the reference is candidate j or lies below it, and lies below a rival of it too.
     describing
         The describing head (`kinship.describing_head`): labels of the reference, then candidates.
         None: every candidate covers labels of the reference, or there is no gene head.
@@ -74,6 +76,7 @@ class Candidates:
     above_CC: NDArray[np.bool_]
     rival_TC: NDArray[np.bool_]
     below_TT: NDArray[np.bool_]
+    crossed_TC: NDArray[np.bool_]
     describing: GeneHead | None = None
 
     @property
@@ -117,14 +120,18 @@ def make_candidates(
     asked, there = [*zip(names, ids, strict=True)], [*zip(labels, label_ids, strict=True)]
     own_CT = [[not (i or j) and x == y for y, j in there] for x, i in asked]
     own_TC = np.array(own_CT, bool).T
+    cover_TC = above[:n, n:].T | own_TC
+    rival_TC = ~(above[n:, :n] | cover_TC)
+    below_TT = above[n:, n:].T
     return Candidates(
         names=names,
         ids=ids,
         text_CD=np.asarray(text_CD, np.float32)[order],
-        cover_TC=above[:n, n:].T | own_TC,
+        cover_TC=cover_TC,
         above_CC=above[:n, :n] & ~np.eye(n, dtype=bool),
-        rival_TC=~(above[n:, :n] | above[:n, n:].T | own_TC),
-        below_TT=above[n:, n:].T,
+        rival_TC=rival_TC,
+        below_TT=below_TT,
+        crossed_TC=cover_TC & (below_TT.astype(int) @ rival_TC.astype(int) > 0),
     )
 
 
@@ -240,6 +247,31 @@ def rival_mass(rolled_BT: NDArray[np.float64], rival_TC: NDArray[np.bool_]) -> N
     return largest_BC
 
 
+def _at_least_as_sure(
+    sure_BC: NDArray[np.float64],
+    rolled_BT: NDArray[np.float64],
+    near_B1: NDArray[np.float64],
+    candidates: Candidates,
+    fusion: Fusion,
+) -> NDArray[np.float64]:
+    """Return confidences of candidates, none below that of a label that it covers (B x C).
+
+    Only a label that lies below a rival too can be surer: what speaks for it speaks for the rival.
+    "CD4 T cell" is a rival of "regulatory T cell", and holds the CD4 regulatory T cells.
+    """
+    crossed = np.flatnonzero(candidates.crossed_TC.any(axis=1))
+    if not len(crossed):
+        return sure_BC
+    line_TT = candidates.below_TT | candidates.below_TT.T
+    rival_BX = rival_mass(rolled_BT, ~line_TT[:, crossed])
+    sure_BX = fusion.confidence(rolled_BT[:, crossed], near_B1, rival_BX)
+    surer_BC = sure_BC.copy()
+    for x, label in enumerate(crossed):
+        of = candidates.crossed_TC[label]
+        surer_BC[:, of] = np.maximum(surer_BC[:, of], sure_BX[:, [x]])
+    return surer_BC
+
+
 def choose(
     streams: Mapping[str, NDArray[np.floating[Any]]],
     candidates: Candidates,
@@ -259,7 +291,8 @@ def choose(
     the most specific candidate above it whose confidence does. The confidence is that of the mass
     which a candidate, with all labels below it, has among *all* labels of the reference: what lies
     outside the candidates speaks against them, and more so a label that excludes the candidate and
-    has more mass (`Fusion.confidence`). That of a candidate without reference cells is its
+    has more mass (`Fusion.confidence`); and it is no less than that of a label which the candidate
+    covers would be. That of a candidate without reference cells is its
     support by the describing head, or is taken from its `text_support` where that does not describe
     it. A cell unlike every reference cell, or unlike the texts of all labels and candidates, is
     "unknown", unless it is of a candidate that the head describes and all labels have a text. Texts
@@ -294,8 +327,10 @@ def choose(
         type_BD, text_TD, candidates, temperature=fusion.temperature_text, alike=fusion.alike
     )
     mass_BC = np.where(covered_C, pooled_BT @ candidates.cover_TC, support_BC)
-    rival_BC = rival_mass(product(pooled_BT, candidates.below_TT), candidates.rival_TC)
+    rolled_BT = product(pooled_BT, candidates.below_TT)
+    rival_BC = rival_mass(rolled_BT, candidates.rival_TC)
     sure_BC = fusion.confidence(mass_BC, near_B1, np.where(covered_C, rival_BC, 0.0))
+    sure_BC = _at_least_as_sure(sure_BC, rolled_BT, near_B1, candidates, fusion)
     asked_BC = np.broadcast_to(like_B[:, None], sure_BC.shape)
     if described_BX is not None:
         described_C = ~covered_C & np.array([bool(i) for i in candidates.ids])

@@ -86,6 +86,7 @@ def agree(
     ontology: Ontology,
     *,
     broader: Mapping[str, str] | None = None,
+    own_names: Mapping[str, str] | None = None,
 ) -> Consensus:
     """Answer for each cluster; the module's text says by which rule.
 
@@ -100,6 +101,8 @@ def agree(
     broader
         Ids, and names, of the terms that may be given where no cell has them; None: all that say
         something.
+    own_names
+        Names of terms, by id, that stand in for the ontology's.
 
     Examples
     --------
@@ -120,7 +123,7 @@ def agree(
     if len(rows):
         answer_R, named = _answers(label_B[rows], id_B[rows], decision.status[rows] == UNKNOWN)
         cluster_R = np.unique(np.asarray(cluster_B)[rows], return_inverse=True)[1]
-        nodes = _nodes(named, ontology, broader)
+        nodes = _nodes(named, ontology, broader, own_names or {})
         weight_R = np.maximum(decision.leaf_confidence[rows].astype(np.float64), LEAST)
         node_K, share_K = _elected(answer_R, cluster_R, weight_R, nodes)
         label_B[rows] = np.array([*nodes.names, UNKNOWN], object)[node_K[cluster_R]]
@@ -144,7 +147,10 @@ def _answers(
 
 
 def _nodes(
-    named: list[tuple[str, str]], ontology: Ontology, broader: Mapping[str, str] | None
+    named: list[tuple[str, str]],
+    ontology: Ontology,
+    broader: Mapping[str, str] | None,
+    own_names: Mapping[str, str],
 ) -> _Nodes:
     """Return the answers, and the terms above them that no answer is."""
     names, ids = [name for name, _ in named], [term for _, term in named]
@@ -153,7 +159,8 @@ def _nodes(
         broad = {term for term in {*ids, *above} - {""} if says_something(term, ontology)}
     else:
         broad = {*broader} - {""}
-    terms = {t: broader[t] if broader else ontology.label(t) for t in above if t in broad}
+    given = broader or own_names
+    terms = {t: given.get(t) or ontology.label(t) for t in above if t in broad}
     names, ids = [*names, *terms.values()], [*ids, *terms]
     below = [len(ontology.descendants(i)) if i else 0 for i in ids]
     rank_M = np.empty(len(ids), np.int64)

@@ -16,6 +16,7 @@ from scgp.reference.fitting_above import fit_above
 from scgp.reference.fitting_among import fit_among
 from scgp.reference.fusion import STREAMS, Fusion, log_odds
 from scgp.reference.logistic import fit_logistic
+from scgp.reference.products import one_thread
 
 #: What the weights of the streams sum to, what one stream may count beside the others, and the
 #: weights of nearness in the ontology that are tried.
@@ -103,6 +104,7 @@ class HeldOut:
 _PER_CELL = tuple(f.name for f in dataclasses.fields(HeldOut) if f.name != "streams")
 
 
+@one_thread()
 def fit_answers(
     cells: HeldOut,
     *,

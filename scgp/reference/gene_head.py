@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scgp.cells.gene_sets import GeneSets
-from scgp.reference.products import weighted_sums
+from scgp.reference.products import one_thread, weighted_sums
 from scgp.reference.unmeasured import Cells, fit_fill
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def _scaled(
     return x_NH
 
 
+@one_thread()
 def fit_gene_head(
     value_NG: sp.csr_matrix,
     code_N: NDArray[np.integer],

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import minimize
 
+from scgp.reference.products import one_thread
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -21,6 +23,7 @@ L2 = 1e-4
 MAX_STEPS = 100
 
 
+@one_thread()
 def fit_head(
     vector_ND: NDArray[np.float32],
     code_N: NDArray[np.integer[Any]],

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgp.reference.products import one_thread
+
 if TYPE_CHECKING:
     import scipy.sparse as sp
     from numpy.typing import NDArray
@@ -43,6 +45,7 @@ FEWEST_MARKERS = 2
 PENALTY, TEMPERATURE = 1.8, 1.5
 
 
+@one_thread()
 def likeness(
     text_DW: NDArray[np.floating[Any]],
     lineage_DD: NDArray[np.floating[Any]],
@@ -66,6 +69,7 @@ def likeness(
     return np.asarray(likeness_DD, np.float64)
 
 
+@one_thread()
 def describing_head(
     head: GeneHead,
     likeness_LL: NDArray[np.floating[Any]],
@@ -103,6 +107,7 @@ def describing_head(
     )
 
 
+@one_thread()
 def shared_head(
     weight_TD: NDArray[np.floating[Any]],
     bias_T: NDArray[np.floating[Any]],

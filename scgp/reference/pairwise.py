@@ -260,7 +260,9 @@ def fit_pairwise(
     drawn_N: NDArray[np.bool_] | None = None,
     gene_sets: GeneSets | None = None,
 ) -> PairwiseProfiles | None:
-    """Average the real cells of each label and study; None where fewer than two labels have any.
+    """Average the real cells of each label and study.
+
+    None where fewer than two labels have any, or there is no gene.
 
     A gene that a study does not measure has its mean in the label's other studies, or in all.
 
@@ -272,7 +274,7 @@ def fit_pairwise(
         Genes that are kept: those of the gene head, but for what is a state (`interferon`).
     """
     rows = np.arange(len(code_N)) if drawn_N is None else np.flatnonzero(~drawn_N)
-    if len(np.unique(code_N[rows])) < 2:
+    if len(np.unique(code_N[rows])) < 2 or not len(gene_H):
         return None
     study_N = np.zeros_like(code_N) if study_N is None else study_N
     pairs = np.stack([code_N[rows], study_N[rows]])

@@ -18,13 +18,14 @@ from scgp.cells.kernels import compiled
 def fill_markers(centre_LH, measured_H, high_Q, low_Q, gene_LLM):
     """Write the genes that one label of each pair is most above the other in, highest first.
 
-    Ties go to the lower gene; -1 stands where no further gene is above.
+    Ties go to the lower gene; -1 stands where no further gene is above. A pair is written when all
+    of it is found: where two threads find the same, the one that is later changes nothing, which
+    the other may be reading.
     """
     n_markers = gene_LLM.shape[2]
-    above_M = np.empty(n_markers, np.float32)
+    above_M, found_M = np.empty(n_markers, np.float32), np.empty(n_markers, np.int32)
     for q in range(high_Q.size):
         high_H, low_H = centre_LH[high_Q[q]], centre_LH[low_Q[q]]
-        found_M = gene_LLM[high_Q[q], low_Q[q]]
         found_M[:] = -1
         n = 0
         for h in range(measured_H.size):
@@ -38,6 +39,7 @@ def fill_markers(centre_LH, measured_H, high_Q, low_Q, gene_LLM):
                 above_M[m], found_M[m] = above_M[m - 1], found_M[m - 1]
                 m -= 1
             above_M[m], found_M[m] = above, h
+        gene_LLM[high_Q[q], low_Q[q]] = found_M
 
 
 @compiled

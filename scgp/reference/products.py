@@ -1,21 +1,36 @@
-"""Products of matrices in which a row does not depend on where it stands.
+"""Products of matrices that depend neither on where a row stands nor on the number of threads.
 
 numpy's product rounds the rows of one matrix in several ways, by their place, on some processors
 (OpenBLAS on AMD EPYC: one number in eight of a product of 256 x 3,000 by 586 changed its last bit
 when the rows were dealt anew). torch's did so for none, as long as the number of rows is the same;
 so callers fill up their last rows.
+
+What is fitted by numpy's and scipy's own products and solvers is fitted on one thread of theirs
+(`one_thread`): they sum in another order with another number, and a search that ends after so many
+steps makes of the last bit a difference in the third digit.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import scipy.sparse as sp
     from numpy.typing import NDArray
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Give the linear algebra of numpy and scipy one thread, here or in the function decorated."""
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def product(rows_BD: NDArray[Any], columns_DT: NDArray[Any]) -> NDArray[Any]:

@@ -234,7 +234,7 @@ def _kept(
 
     return Slots(
         key_added,
-        label_columns(decision, key_added, smoothed(decision, cluster_N, facts)),
+        label_columns(decision, key_added, smoothed(decision, cluster_N, facts, labeller.index)),
         facts,
         (n_cells, labeller.model.config.embed_dim),
         vectors,

@@ -8,6 +8,7 @@ Shape suffixes: B cells, P phenotypes, U units.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,6 +116,11 @@ def _asked(
     """Return the phenotypes named, each once."""
     if groups is None:
         return phenotypes
+    if not isinstance(groups, Iterable):
+        msg = (
+            f"groups is {groups!r}; expected values of obs[{groupby!r}], such as {phenotypes[0]!r}"
+        )
+        raise ArgumentError(msg)
     given = (groups,) if isinstance(groups, str) else tuple(dict.fromkeys(map(str, groups)))
     odd = [name for name in given if name not in phenotypes]
     if odd or not given:

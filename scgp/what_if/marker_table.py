@@ -151,6 +151,9 @@ def check_beside(beside: pd.DataFrame | None, keys: Sequence[str]) -> None:
     """Refuse a table that cannot be joined, before any work is done."""
     if beside is None:
         return
+    if not isinstance(beside, pd.DataFrame):
+        msg = f"beside has the type {type(beside).__name__}; expected a pandas.DataFrame"
+        raise ArgumentError(msg)
     if missing := [key for key in keys if key not in beside]:
         there = ", ".join(map(repr, beside.columns)) or "none"
         msg = f"beside has no column {missing[0]!r}; its columns: {there}"
