@@ -162,7 +162,7 @@ def confidence(
         )
     ticks = [wrap(f"{name} ({len(groups[name]):,})") for name in names]
     ax.set_yticks(range(1, len(names) + 1), ticks, fontsize=9)
-    ax.set(xlim=(0, 1.01), xlabel="confidence", title="confidence by group (cells)")
+    ax.set(xlim=(-0.02, 1.02), xlabel="confidence", title="confidence by group (cells)")
     ax.grid(axis="x", color="#E6E6E6")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UNDECIDED = ("unknown", "no label")
+_FIELDS = 12  # by which the midst of a group is found, along each side
 _WIDTH = 38  # characters of a line; Cell Ontology labels run to over a hundred
 
 
@@ -54,8 +55,27 @@ def pool(label_N: NDArray[np.object_], max_labels: int) -> tuple[NDArray[np.obje
 
 
 def medoid(xy_N2: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the cell nearest the median, so that a number lies on cells of its own label."""
-    away_N = np.square(xy_N2 - np.median(xy_N2, axis=0)).sum(axis=1)
+    """Return a cell in the midst of the others, so that a number lies on cells of its own label.
+
+    It is the cell nearest the median of those in the fullest field and its neighbours, of 12 by 12
+    fields that hold all cells: of a label that lies in several places, a cell of the largest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> here, there = np.zeros((3, 2)), np.ones((4, 2))
+    >>> medoid(np.concatenate([here, there])).tolist()
+    [1.0, 1.0]
+    """
+    low_2, side_2 = xy_N2.min(axis=0), np.ptp(xy_N2, axis=0)
+    field_N2 = np.floor((xy_N2 - low_2) / np.where(side_2 > 0, side_2, 1) * _FIELDS).astype(int)
+    field_N2 = np.minimum(field_N2, _FIELDS - 1)
+    n_FF = np.zeros((_FIELDS + 2, _FIELDS + 2))
+    np.add.at(n_FF, (field_N2[:, 0] + 1, field_N2[:, 1] + 1), 1)
+    around_FF = sum(n_FF[i : i + _FIELDS, j : j + _FIELDS] for i in range(3) for j in range(3))
+    fullest_2 = np.unravel_index(int(np.argmax(around_FF)), (_FIELDS, _FIELDS))
+    near_N = np.abs(field_N2 - fullest_2).max(axis=1) <= 1
+    away_N = np.square(xy_N2 - np.median(xy_N2[near_N], axis=0)).sum(axis=1)
     return np.asarray(xy_N2[int(away_N.argmin())])
 
 

@@ -41,9 +41,9 @@ _STREAMS = {
 _OPTIONAL = {"background", "pairwise"}
 #: Labels of the middle panel, and cells of the right one.
 _LABELS, _CELLS = 10, 10
-#: Area of the dot of probability 1, and the least probability that has its number written: on its
-#: own dot, for beside it the number would lie on the next one where columns are narrow.
-_AREA, _WRITTEN = 560.0, 0.10
+#: Area of the dot of probability 1, the least probability that has its number written, and the
+#: least that has it on its dot: below one, for beside it the number would lie on the next.
+_AREA, _WRITTEN, _INSIDE = 560.0, 0.10, 0.35
 #: Columns for which there is room for dots of that area.
 _COLUMNS = 6
 _FOR, _AGAINST = colour(0), colour(5)
@@ -158,11 +158,19 @@ def _draw_streams(ax: Axes, streams: pd.DataFrame) -> None:
     t, s = np.nonzero(np.nan_to_num(p_TS) > 0)
     area = _AREA * min(1.0, (_COLUMNS / len(shown)) ** 2)
     ax.scatter(s, t, s=area * p_TS[t, s], color=colour(4), linewidths=0)
-    for i, j in zip(t.tolist(), s.tolist(), strict=True):
-        if p_TS[i, j] >= _WRITTEN:
-            ax.text(j, i, f"{p_TS[i, j]:.2f}", ha="center", va="center", fontsize=8)
     heard = [j for j in range(len(shown)) if np.nansum(p_TS[:, j]) > 0]
     best = [int(np.nanargmax(p_TS[:, j])) for j in heard]
+    ringed = set(zip(best, heard, strict=True))
+    for i, j in zip(t.tolist(), s.tolist(), strict=True):
+        if p_TS[i, j] >= _WRITTEN:
+            # beside a dot that is smaller than it, unless a ring has room
+            inside = p_TS[i, j] >= _INSIDE or (i, j) in ringed
+            radius = float(np.sqrt(area * p_TS[i, j] / np.pi))
+            ax.annotate(
+                f"{p_TS[i, j]:.2f}", (j, i), (0, 0 if inside else -radius - 1),
+                textcoords="offset points", ha="center", va="center" if inside else "top",
+                fontsize=8,
+            )  # fmt: skip
     ax.scatter(heard, best, s=1.25 * area, facecolors="none", edgecolors="black", linewidths=1.1)
     ax.axvline(len(shown) - 1.5, color="#BBBBBB", lw=0.8)
     ax.set_xticks(range(len(shown)), _stream_names(streams, shown), fontsize=9)
@@ -190,7 +198,9 @@ def _draw_neighbours(ax: Axes, neighbours: pd.DataFrame) -> None:
     place = np.arange(len(shown))
     cosine = shown["cosine"].to_numpy()
     face = ["white" if drawn else _FOR for drawn in shown["drawn"]]
-    ax.hlines(place, 0, cosine, color="#DDDDDD", lw=1.2, zorder=1)
+    # cells that are near are told apart by the third digit
+    left = max(0.0, np.floor(10 * float(cosine.min(initial=1.0))) / 10 - 0.1)
+    ax.hlines(place, left, cosine, color="#DDDDDD", lw=1.2, zorder=1)
     ax.scatter(cosine, place, c=face, edgecolors=[_FOR], s=55, zorder=2)
     for y, x in zip(place, cosine, strict=True):
         ax.annotate(f"{x:.3f}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
@@ -200,8 +210,10 @@ def _draw_neighbours(ax: Axes, neighbours: pd.DataFrame) -> None:
         for label, study, drawn in named
     ]
     ax.set_yticks(place, ticks, fontsize=8.5)
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    ax.set(xlim=(0, 1.08), ylim=(max(len(shown), 1) - 0.4, -0.6), xlabel="cosine")
+    ax.locator_params(axis="x", nbins=4)
+    ax.set(
+        xlim=(left, 1 + 0.08 * (1 - left)), ylim=(max(len(shown), 1) - 0.4, -0.6), xlabel="cosine"
+    )
     _finish(ax, "nearest reference cells\n(label, study)")
 
 

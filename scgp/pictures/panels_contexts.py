@@ -106,6 +106,7 @@ def gene_contexts(
             ax, xy_M2, label_M, size=size, max_labels=max_labels, headings=headings, cells_N=cells_M
         )
         legend_beside(ax)
+    ax.margins(0.08)  # a number may stand above the topmost point
     name_components(ax, share_2)
     ax.set_title(f"{name} in its contexts" + (f": {told}" if told else ""), fontsize=11)
     return ax

@@ -80,7 +80,7 @@ def polyfunctionality(
         _draw_band(ax, table)
     ax.scatter(
         table["value"], table["effect"], s=9, color="#8C8C8C", linewidths=0, zorder=2,
-        label=f"gene ({len(table):,})",
+        label=f"gene ({len(table):,})" if len(named) < len(table) else None,
     )  # fmt: skip
     _draw_named(ax, named)
     ax.axhline(0, color="#333333", lw=0.8, zorder=0)
@@ -158,7 +158,10 @@ def _draw_named(ax: Axes, named: pd.DataFrame) -> None:
     """Draw the named genes, each with a line down to its matched genes."""
     x, y, matched = (named[c].to_numpy(float) for c in ("value", "effect", "effect_matched"))
     ax.vlines(x, matched, y, color=[colour(5)], lw=1.2, zorder=4)
-    ax.scatter(x, matched, marker="_", s=50, color=[colour(5)], zorder=4, linewidths=1.5)
+    ax.scatter(
+        x, matched, marker="_", s=50, color=[colour(5)], zorder=4, linewidths=1.5,
+        label="median of its matched genes" if len(named) else None,
+    )  # fmt: skip
     out = named["rank_matched"].to_numpy(float) <= _STANDS_OUT
     for rows, face, words in (
         (out, colour(5), "named; ≤ 5 % of matched genes as large"),
