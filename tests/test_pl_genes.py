@@ -271,7 +271,7 @@ def test_the_largest_excess_is_named_and_few_genes_have_no_band(table):
     assert ax.texts[0].get_text() == "g7"
     few = polyfunctionality(table[:10], n=2)
     assert not [c for c in few.collections if isinstance(c, FillBetweenPolyCollection)]
-    assert len(few.get_legend().get_texts()) in {2, 3}
+    assert len(few.get_legend().get_texts()) in {3, 4}
 
 
 def test_names_are_apart_and_legible_at_print_size(table):
