@@ -101,3 +101,28 @@ def test_calibrations_of_earlier_versions_know_no_rivals():
     assert Fusion.from_dict(before).slope_rival == 0
     with pytest.raises(ValueError, match="weights >= 0"):
         Fusion(slope_rival=-0.1)
+
+
+TREG, CD4_TREG, NAIVE_CD4 = "CL:0000815", "CL:0000792", "CL:0000895"
+
+
+def test_a_broad_label_is_as_sure_as_the_surest_that_it_covers():
+    """ "CD4 T cell" is a rival of "regulatory T cell", and holds the CD4 regulatory T cells."""
+    ids = [CD4, CD4_TREG, NAIVE_CD4, B_CELL]
+
+    def sure(asked):
+        found = choose(
+            {"head": np.array([[0.1, 0.5, 0.3, 0.1]])},
+            make_candidates(
+                [CL.label(asked)], [asked], np.zeros((1, 2), np.float32),
+                labels=[CL.label(i) for i in ids], label_ids=ids, ontology=CL,
+            ),
+            np.zeros((1, 2), np.float32), np.zeros((4, 2), np.float32), nearest_B=np.ones(1),
+            fusion=Fusion(weight_head=1.0, slope_rival=1.0), empty_B=np.zeros(1, bool),
+        )  # fmt: skip
+        return float(found.leaf_confidence[0])
+
+    assert sure(TREG) == sure(CD4_TREG)
+    assert sure(CD4) > sure(CD4_TREG)
+    narrow = Fusion(weight_head=1.0, slope_rival=1.0).confidence(np.array([0.5]), np.ones(1))
+    assert sure(CD4_TREG) <= float(narrow[0])

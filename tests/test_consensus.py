@@ -106,6 +106,13 @@ def test_broader_terms_are_those_asked_for_with_their_names():
     assert called(mixed, broader={CD4_T: "x", CD8_T: "y"})[0] == "unknown"
 
 
+def test_a_term_has_the_name_that_the_reference_gives_it():
+    mature = "CL:0000791"
+    mixed = decided([CD4_T] * 5 + [CD8_T] * 5)
+    found = agree(mixed, np.zeros(10, int), CELLS, own_names={mature: "mine", T_CELL: "other"})
+    assert set(zip(found.label, found.ontology_id, strict=True)) == {("mine", mature)}
+
+
 def test_empty_cells_and_cells_without_a_cluster():
     terms = [B_CELL, T_CELL, None, T_CELL, T_CELL, None]
     found = agree(decided(terms), np.array([-1, 4, 4, 4, 4, -1]), CELLS)
@@ -278,10 +285,12 @@ def test_smoothed_answers_survive_a_file(query, annotate, tmp_path):
         ("clusters", MissingColumnError, "no column 'clusters'; its columns: "),
         (True, ArgumentError, "smooth is True; expected the name of a column of obs"),
         ("nothing", ArgumentError, "no value in any cell"),
+        ("amount", ArgumentError, r"obs\['amount'\] holds real numbers such as 0\.5, 2 different"),
     ],
 )
 def test_columns_that_are_none_are_refused_before_any_work(query, state, smooth, error, message):
     query.obs["nothing"] = np.nan
+    query.obs["amount"] = np.where(np.arange(query.n_obs) % 2, 1.0, 0.5)
     before = state(query)
     with pytest.raises(error, match=message):
         scgp.annotate(query, smooth=smooth, index="nowhere", progress=False)

@@ -241,6 +241,11 @@ def test_what_is_refused(blood, embed_genes, options, error, words):
         embed_genes(blood, **options)
 
 
+def test_no_cells(blood, embed_genes):
+    with pytest.raises(ArgumentError, match=r"no cells \(0 rows\)"):
+        embed_genes(blood[:0].copy(), expressed=False)
+
+
 def test_what_is_no_anndata(embed_genes):
     with pytest.raises(ArgumentError, match="expected an AnnData, found list"):
         embed_genes([1])

@@ -11,6 +11,8 @@ from scgp.cells.dataset import CellDataset
 from scgp.cells.genes import GeneVocabulary
 from scgp.errors import ArgumentError, CountsError, GeneError, MissingColumnError
 
+pytestmark = pytest.mark.filterwarnings("ignore:few genes in common")  # of few there are
+
 N_GENES = 300
 
 
@@ -93,7 +95,7 @@ def test_blocks_cover_all_cells(vocabulary, monkeypatch):
     np.testing.assert_array_equal(cells.in_memory().toarray(), count_NG)
 
 
-@pytest.mark.filterwarnings("ignore:few genes in common", "ignore:2 names stand for 1 genes")
+@pytest.mark.filterwarnings("ignore:2 names stand for 1 genes")
 def test_columns_of_one_gene_are_summed_beyond_uint16(vocabulary):
     count_NV = sp.csr_matrix(np.array([[60_000, 60_000, 3]], dtype=np.uint16))
     adata = ad.AnnData(count_NV, var=pd.DataFrame(index=["GENE1", "OLD1", "GENE0"]))

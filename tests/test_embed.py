@@ -77,11 +77,12 @@ def test_few_cells(blood, n_cells):
 
 
 def test_a_view_becomes_a_cell_set_of_its_own(blood, annotated, state):
-    """Nothing is written through to the parent."""
+    """Nothing is written through to the parent, and a warning says so."""
     vectors = annotated.obsm["X_scgp"]
     before = state(blood)
     view = blood[[7, 3, 90]]
-    _embed(view)
+    with pytest.warns(ScgpWarning, match=r"a view of another, which stays as it is.*\.copy\(\)"):
+        _embed(view)
     assert not view.is_view
     np.testing.assert_allclose(view.obsm["X_scgp"], vectors[[7, 3, 90]], atol=1e-6)
     assert state(blood) == before

@@ -127,6 +127,23 @@ def test_the_number_of_threads_does_not_matter(blood):
     np.testing.assert_array_equal(scores, others)
 
 
+def test_nor_does_it_matter_for_what_is_fitted_to_a_reference(all_blood):
+    """To the bit; an unfinished run is gone on with only by an index of the same numbers."""
+    atlas, query = all_blood[120:].copy(), all_blood[:120].copy()
+    atlas.obs["study"] = np.where(np.arange(580) % 2, "odd", "even")
+    made = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, "blas"):
+            index = scgp.build_index(atlas, label_key="cell_type", study_key="study",
+                                     progress=False)  # fmt: skip
+            made.append((index, scgp.annotate(query, index=index, progress=False, copy=True)))
+    (one, answered), (two, again) = made
+    np.testing.assert_array_equal(one.head_weight_TD, two.head_weight_TD)
+    np.testing.assert_array_equal(one.gene_head.weight_HT, two.gene_head.weight_HT)
+    np.testing.assert_array_equal(one.gene_head.described_HT, two.gene_head.described_HT)
+    pd.testing.assert_frame_equal(answered.obs, again.obs, check_exact=True)
+
+
 def test_a_score_depends_on_no_other_cell(blood):
     """To the bit; on other texts not beyond rounding, for their gene weights are solved for."""
     texts = ["B cell", "natural killer cell", "monocyte"]

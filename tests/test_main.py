@@ -180,7 +180,7 @@ def test_wrong_files_are_told_in_one_line_and_write_nothing(
 def test_an_error_of_the_verb_is_told_in_one_line(cells, monkeypatch, capsys):
     _fail_with(monkeypatch, CountsError("X looks log-normalised;\npass layer='counts'"))
     assert main(["annotate", str(cells), str(cells.with_name("out.h5ad"))]) == 2
-    told = "scgp: error: X looks log-normalised; pass layer='counts'\n"
+    told = "scgp: error: X looks log-normalised; pass --layer 'counts'\n"
     assert capsys.readouterr().err == told
     assert _files(cells.parent) == ["in.h5ad"]
 
@@ -382,3 +382,18 @@ def _shipped():
     import scanpy as sc
 
     return sc.datasets.pbmc68k_reduced()
+
+
+def test_a_reference_with_counts_elsewhere_is_told_how_it_is_indexed(blood, tmp_path, capsys):
+    blood.layers["counts"] = blood.X.copy()
+    blood.X = blood.X.log1p()
+    blood.write_h5ad(tmp_path / "a.h5ad")
+    cells = str(tmp_path / "a.h5ad")
+    command = ["annotate", cells, str(tmp_path / "b.h5ad"), "--layer", "counts"]
+    assert main([*command, "--reference", cells, "--label-key", "cell_type"]) == 2
+    told = capsys.readouterr().err
+    assert "the reference (here adata is the reference): X does not hold raw counts" in told
+    assert "are options of 'python -m scgp index', and its output is --index" in told
+    assert main(["index", cells, str(tmp_path / "i"), "--label-key", "cell_type", "--layer",
+                 "counts"]) == 0  # fmt: skip
+    assert main([*command, "--index", str(tmp_path / "i")]) == 0

@@ -1,6 +1,8 @@
 """The likeliest labels, compared over the genes that set them apart: what wins, and what counts."""
 
 import dataclasses
+import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from scgp.reference import pairwise
 from scgp.reference.answer import streams_of, winners_of
 from scgp.reference.evidence import fuse, pool, winner_evidence
 from scgp.reference.fusion import PAIRWISE, Fusion
+from scgp.reference.interferon import STIMULATED
 from scgp.reference.pairwise import PairwiseProfiles, fit_pairwise
+from scgp.reference.pairwise_loops import fill_markers
 
 N_GENES, N_LABELS = 60, 5
 ALL = np.ones(N_GENES, bool)
@@ -127,6 +131,38 @@ def test_no_profile_of_one_label_or_of_drawn_cells():
     value_NG, code_N, _ = synthetic()
     assert fit_pairwise(value_NG, np.zeros_like(code_N), EVERY) is None
     assert fit_pairwise(value_NG, code_N, EVERY, drawn_N=code_N != 2) is None
+
+
+def test_no_profile_where_no_gene_is_left_or_one_study_is_known(all_blood, model):
+    value_NG, code_N, _ = synthetic()
+    assert fit_pairwise(value_NG, code_N, EVERY[:0]) is None
+    atlas = all_blood[:300].copy()
+    atlas.obs["study"] = np.where(np.arange(300) % 2, "odd", None)
+    made = {"label_key": "cell_type", "study_key": "study", "model": model, "progress": False}
+    assert scgp.build_index(atlas, **made).pairwise is None
+    atlas.obs["study"] = np.where(np.arange(300) % 2, "odd", "even")
+    panel = atlas[:, atlas.var_names.isin([*STIMULATED])].copy()
+    assert panel.n_vars > 5
+    with pytest.warns(scgp.ScgpWarning):
+        assert scgp.build_index(panel, **made).pairwise is None
+
+
+def test_a_pair_that_is_written_again_is_never_seen_half_done():
+    """Two threads may find the markers of a pair at once, and one of them read it already."""
+    rng = np.random.default_rng(0)
+    centre_LH = rng.random((12, 20_000)).astype(np.float32)
+    high_Q, low_Q = np.nonzero(~np.eye(12, dtype=bool))
+    gene_LLM = np.zeros((12, 12, pairwise.N_MARKERS), np.int32)
+    write = functools.partial(
+        fill_markers, centre_LH, np.ones(20_000, bool), high_Q, low_Q, gene_LLM
+    )
+    write()
+    there_LLM = gene_LLM.copy()
+    with ThreadPoolExecutor(1) as other:
+        for _ in range(5):
+            again = other.submit(write)
+            while not again.done():
+                np.testing.assert_array_equal(gene_LLM.copy(), there_LLM)
 
 
 def test_a_gene_that_a_study_lacks_has_the_mean_of_the_labels_other_studies():

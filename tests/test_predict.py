@@ -331,6 +331,8 @@ def test_genes_that_nothing_measures_or_named_twice_are_refused(predict, all_blo
         predict("B cell", genes=["CD79A", "CD79A"])
     with pytest.raises(ArgumentError, match="genes is empty"):
         predict("B cell", genes=[])
+    with pytest.raises(ArgumentError, match="genes is 5; expected a name such as"):
+        predict("B cell", genes=5)
 
 
 def test_an_index_without_profiles_says_how_to_make_one(predict, blood_index):

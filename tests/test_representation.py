@@ -453,3 +453,16 @@ def test_from_the_command_line(query, atlas, index, tmp_path):
     expected = _annotated(query, index).obs
     assert done.obs[LABEL].tolist() == expected[LABEL].tolist()
     assert sorted(done.obsm) == ["X_mine", "X_umap"]
+
+
+def test_an_index_that_grew_is_still_calibrated(query, index, plain):
+    """Without sets, whose masses were those of the old cells."""
+    fewer = index.remove([0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScgpWarning)
+        done = _annotated(query, fewer)
+    assert done.uns["scgp"]["calibrated"]
+    with pytest.raises(ArgumentError, match="no calibration for label sets"):
+        _annotated(query, fewer, coverage=0.8)
+    with pytest.warns(ScgpWarning, match="not calibrated"):
+        assert not _annotated(query, plain.remove([0])).uns["scgp"]["calibrated"]

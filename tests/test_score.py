@@ -387,7 +387,8 @@ def test_layer_raw_and_view(blood):
     assert by_layer.uns["scgp_text"]["counts"] != "X"
     np.testing.assert_array_equal(_scores(blood, ["B cell", "T cell"], use_raw=True), expected_BT)
     view = blood[[7, 3, 90]]
-    _score(view, ["B cell", "T cell"], layer="counts")
+    with pytest.warns(ScgpWarning, match="a view of another"):
+        _score(view, ["B cell", "T cell"], layer="counts")
     assert not view.is_view
     np.testing.assert_allclose(view.obsm["scgp_text"], expected_BT[[7, 3, 90]], atol=1e-6)
     assert "scgp_text" not in blood.obsm

@@ -98,6 +98,7 @@ def test_the_columns_of_repeated_cell_names_come_back(blood, state, monkeypatch)
     assert state(blood) == before
 
 
+@pytest.mark.filterwarnings("ignore:this AnnData is a view of another")
 def test_a_view_that_could_not_be_written_is_still_a_view(blood, state, monkeypatch):
     blood.uns = dict(blood.uns)
     view = blood[[5, 3, 8]]

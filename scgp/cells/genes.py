@@ -33,8 +33,9 @@ __all__ = [
 FEW_GENES = 500
 FEW_SHARE = 0.2
 # Of so many names, a share below this is chance: aliases such as "p53" that look like other names.
-# Of fewer names, one that is known may be all that was asked for.
+# Of fewer names, one that is known may be all that was asked for, and so many genes are no chance.
 _MANY_NAMES = 200
+_NO_CHANCE = 200
 _CHANCE_SHARE = 0.01
 
 # What pipelines put around a name: "B2M_ENSG00000166710", "GRCh38_B2M", "hg19___B2M".
@@ -61,7 +62,7 @@ def match_genes(
     vocabulary
         The genes of the model.
     minimum
-        Warn when fewer different genes are found.
+        Warn when fewer different genes are found, and fewer than the vocabulary has.
 
     Returns
     -------
@@ -87,7 +88,7 @@ def match_genes(
     few = match.n_matched < FEW_SHARE * len(names)
     if few and (why := _why_few(names, match, vocabulary, list(map(str, counts.var.columns)))):
         raise GeneError(_nothing_in_common(names, match, vocabulary, why))
-    if match.n_genes < minimum or few:
+    if match.n_genes < min(minimum, vocabulary.n_genes) or few:
         message = (
             f"few genes in common: {match.n_matched} of {len(names)} names ({match.n_genes} "
             f"genes) are among the model's {vocabulary.n_genes}; labels will be less sure than "
@@ -203,7 +204,7 @@ def _why_few(
             "another: if the cells are human, adata.var_names = adata.var_names.str.upper()"
         )
     chance = len(names) >= _MANY_NAMES and match.n_matched < _CHANCE_SHARE * len(names)
-    if match.n_matched and not (chance and match.n_genes < FEW_GENES):
+    if match.n_matched and not (chance and match.n_genes < _NO_CHANCE):
         return ""
     there = ", ".join(map(repr, columns)) or "none"
     put = (

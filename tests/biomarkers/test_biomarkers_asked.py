@@ -122,6 +122,8 @@ def test_columns_that_are_not_there_or_not_two(thirds):
         ({"max_cells": 5.5}, "max_cells is 5.5; expected a whole number of at least 2"),
         ({"max_cells": 0}, "max_cells is 0"),
         ({"exact_cells": -1}, "exact_cells is -1"),
+        ({"groups": 3}, r"groups is 3; expected values of obs\['cell_type'\]"),
+        ({"beside": [1]}, "beside has the type list; expected a pandas.DataFrame"),
         ({"rivals": "none"}, "rivals is 'none'; expected 'phenotypes' or 'labels'"),
     ],
 )

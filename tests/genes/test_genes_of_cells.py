@@ -105,8 +105,15 @@ def test_few_genes_are_warned_about():
         ScgpWarning, match=rf"few genes.*{FEW_GENES - 1} of {FEW_GENES + 2} names.*'u1'"
     ):
         match_genes(counts_of([*names, "u1", "u2", "u3"]), wide)
-    match_genes(counts_of([*names, "G205", "u1"]), wide)  # enough: no warning
+    match_genes(counts_of([*names, f"G{FEW_GENES + 5}", "u1"]), wide)  # enough: no warning
     match_genes(counts_of(names), wide, minimum=FEW_GENES - 1)
+
+
+def test_few_genes_of_which_all_are_known_may_be_a_part_of_what_was_measured():
+    with pytest.warns(
+        ScgpWarning, match=r"than they say\. All names are known: if genes were left"
+    ):
+        match_genes(counts_of(["G0", "G1"]), wide_vocabulary(5))
 
 
 def test_a_small_share_of_the_names_is_warned_about():
@@ -122,7 +129,8 @@ def test_repeated_genes_are_warned_about_once(vocabulary):
     with pytest.warns(ScgpWarning) as caught:
         match = match_genes(counts, vocabulary, minimum=1)
     assert [str(w.message) for w in caught] == [
-        "5 names stand for 2 genes, so their counts are summed: 'VWF', 'F8VWF', 'ENSG00000000001.2'"
+        "5 names stand for 2 genes, so their counts are summed: 'VWF' + 'F8VWF' + "
+        "'ENSG00000000001.2', 'SOD2' + 'SOD2'"
     ]
     assert caught[0].filename == __file__
     assert match.token_of_column.tolist() == [0, 0, 0, 7, 7, 2]

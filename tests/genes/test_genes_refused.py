@@ -72,6 +72,30 @@ def test_human_symbols_in_lower_case_are_refused(blood, symbols, annotate, n):
     assert "adata.var_names = adata.var_names.str.upper()" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("named", "helps"),
+    [
+        ("GRCh38_{}", "Without 'GRCh38_' 7.. of them are human genes: adata.var_names = "),
+        ("hg19___{}", "Without 'hg19___' 7.. of them"),
+        ("{}_ENSG", r"They hold Ensembl ids: adata.var\['ensembl_id'\] = .*extract"),
+    ],
+)
+def test_what_pipelines_put_around_a_name_is_told(genes, symbols, ensembl_ids, named, helps):
+    ids = ensembl_ids(symbols)
+    names = [
+        f"{symbol}_{i}" if named == "{}_ENSG" else named.format(symbol)
+        for symbol, i in zip(symbols, ids, strict=True)
+    ]
+    with pytest.raises(GeneError, match=helps):
+        match_genes(counts_of(names), genes)
+
+
+def test_cells_of_two_species_are_told_the_prefix_of_the_human_genes(genes, symbols):
+    mouse = [f"mm10___{name.capitalize()}" for name in symbols]
+    with pytest.raises(GeneError, match=r"Without 'hg19___' 7.. of them are human genes"):
+        match_genes(counts_of([*(f"hg19___{name}" for name in symbols), *mouse]), genes)
+
+
 def test_what_the_message_says_helps(blood, annotate):
     blood.var_names = blood.var_names.str.lower()
     blood.var_names = blood.var_names.str.upper()

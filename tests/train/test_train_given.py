@@ -1,5 +1,6 @@
 """train(): what it is given: labels, studies, files, markers, and a base to start from."""
 
+import dataclasses
 import sys
 import warnings
 from pathlib import Path
@@ -34,6 +35,14 @@ def test_cells_without_any_label_are_refused(cells, tmp_path, calibrate):
     blank.obs["cell_type_ontology_term_id"] = None
     with pytest.raises(LabelError, match="label"):
         train(blank, tmp_path / "model", calibrate_on_studies=calibrate)
+
+
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_labelled_cells_without_any_count_are_refused(cells, tmp_path, calibrate):
+    empty = cells.copy()
+    empty.X = empty.X * 0
+    with pytest.raises(LabelError, match="no cell has both a label"):
+        train(empty, tmp_path / "model", calibrate_on_studies=calibrate)
 
 
 def test_calibration_is_fitted_on_held_out_studies(cells, tmp_path):
@@ -148,11 +157,13 @@ def test_fine_tuning_starts_from_the_base_and_leaves_it_alone(whole, tmp_path):
 
 
 def test_fine_tuning_without_calibration_keeps_that_of_the_base(cells, whole, tmp_path):
+    """Without what was measured on the very cells of its reference: sets, and a bound of texts."""
     fusion = Fusion(k=9, threshold=0.7, weight_head=1.0)
+    measured = dataclasses.replace(fusion, set_mass=(0.1,) * 99, set_cells=500, novelty_text=0.5)
     old = whole[0]
     base = Model(
         old.config, old.network, old.genes, old.phenotypes,
-        details={"calibration": fusion.to_dict()},
+        details={"calibration": measured.to_dict()},
     )  # fmt: skip
     tuned = train(cells, tmp_path / "tuned", base=base, **NONE)
     index = ReferenceIndex.load(tmp_path / "tuned" / "index", model_fingerprint=tuned.fingerprint)
