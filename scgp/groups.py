@@ -14,6 +14,9 @@ import pandas as pd
 
 from scgp.errors import ArgumentError, MissingColumnError, warn_user
 
+# Of fewer cells, each may be a group of its own.
+_FEW_CELLS = 20
+
 
 def no_column(key: str, columns: Iterable[object]) -> str:
     """Say that ``obs`` has no such column; name those with a name near it, and all."""
@@ -59,24 +62,23 @@ def column_text(adata: ad.AnnData, key: str) -> pd.Series:
 
 
 def check_groups(adata: ad.AnnData, groupby: str) -> None:
-    """Refuse a column of real numbers, each of which would be a group of its own.
+    """Refuse a column of numbers that hardly two cells share, such as a score or total counts.
 
-    Whole numbers are groups, floats among them.
+    Numbers of clusters and doses are groups.
 
     Raises
     ------
     MissingColumnError, ArgumentError
-        There is no such column, or it holds real numbers.
+        There is no such column, or it holds such numbers.
     """
     given = one_column(adata, groupby)
-    if not pd.api.types.is_float_dtype(given.dtype):
+    if not pd.api.types.is_numeric_dtype(given.dtype) or pd.api.types.is_bool_dtype(given.dtype):
         return
-    value_N = given.dropna().to_numpy(dtype=float)
-    odd_N = value_N[value_N != np.rint(value_N)]
-    if len(odd_N):
+    value_N = given.dropna()
+    if len(value_N) >= _FEW_CELLS and 2 * value_N.nunique() > len(value_N):
         msg = (
-            f"obs[{groupby!r}] holds real numbers such as {odd_N[0]:.4g}, "
-            f"{len(np.unique(value_N))} different ones; expected groups of cells"
+            f"obs[{groupby!r}] holds numbers such as {value_N.iloc[0]:.4g}, {value_N.nunique()} "
+            f"different ones in {len(value_N)} cells; expected groups of cells (pd.cut makes some)"
         )
         raise ArgumentError(msg)
 
@@ -87,7 +89,7 @@ def group_codes(adata: ad.AnnData, groupby: str) -> tuple[np.ndarray, list[str]]
     Raises
     ------
     MissingColumnError, ArgumentError
-        There is no such column, no cell has a value in it, or values are real numbers.
+        There is no such column, no cell has a value in it, or numbers that are no groups.
     """
     check_groups(adata, groupby)
     code_N, names = pd.factorize(column_text(adata, groupby).to_numpy(dtype=object), sort=True)

@@ -34,7 +34,7 @@ def read_clusters(adata: ad.AnnData, smooth: str | None) -> np.ndarray | None:
     Raises
     ------
     ArgumentError
-        `smooth` is no name, no cell is in a cluster, or the column holds real numbers.
+        `smooth` is no name, no cell is in a cluster, or numbers in the column are no groups.
     MissingColumnError
         ``obs`` has no such column.
     """

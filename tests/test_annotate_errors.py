@@ -245,5 +245,5 @@ def test_a_reference_without_counts_names_build_index(blood):
     atlas = blood.copy()
     atlas.layers["counts"] = atlas.X.copy()
     atlas.X = np.log1p(atlas.X)
-    with pytest.raises(CountsError, match=r"the reference: .*build_index"):
+    with pytest.raises(CountsError, match=r"the reference .*build_index"):
         scgp.annotate(blood, reference=atlas, label_key="bulk_labels", progress=False)

@@ -11,6 +11,8 @@ from scgp.cells.draw import draw_cells
 from scgp.cells.genes import GeneVocabulary
 from scgp.training.calibrate import independent_groups
 
+pytestmark = pytest.mark.filterwarnings("ignore:few genes in common")  # synthetic: few
+
 N_GENES = 250
 
 

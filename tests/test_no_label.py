@@ -99,12 +99,12 @@ def test_an_atlas_of_such_words_alone(blood):
 
 @pytest.fixture
 def cells(model) -> ad.AnnData:
-    """Synthetic counts of 250 genes of the model, with labels of which half say that they are none.
+    """Synthetic counts of 600 genes of the model, with labels of which half say that they are none.
 
     As files give them: a number of missing ones, and words.
     """
-    counts = np.random.default_rng(0).poisson(0.5, (8, 250)).astype(np.float32)
-    var = pd.DataFrame(index=[str(gene) for gene in model.genes.ensembl[:250]])
+    counts = np.random.default_rng(0).poisson(0.5, (8, 600)).astype(np.float32)
+    var = pd.DataFrame(index=[str(gene) for gene in model.genes.ensembl[:600]])
     adata = ad.AnnData(sp.csr_matrix(counts), var=var)
     adata.obs_names = [f"cell {i}" for i in range(8)]
     adata.obs["label"] = ["B cell", "unknown", "Unknown", "nan", None, "", "T cell", "other"]

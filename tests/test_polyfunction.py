@@ -14,6 +14,8 @@ from scgp.in_context import gene_rows
 from scgp.model.checkpoint import Model
 from scgp.model.network import CellTransformer
 
+pytestmark = pytest.mark.filterwarnings("ignore:few genes in common")  # synthetic: few
+
 GENES = ["CD74", "LYZ", "NKG7"]
 COLUMNS = [
     "gene", "ensembl_id", "n_cells", "n_contexts", "n_donors", "value", "effect", "p", "q",
@@ -223,7 +225,7 @@ def test_one_context_is_refused(cells, test):
     with pytest.raises(ArgumentError, match=r"fewer than two contexts .*10 cells \(min_cells\)"):
         test(one, groupby="group")
     one.obs["group"] = np.arange(240) / 240
-    with pytest.raises(ArgumentError, match=r"fewer than two .* holds numbers.*pd\.cut"):
+    with pytest.raises(ArgumentError, match=r"holds numbers .*pd\.cut"):
         test(one, groupby="group")
 
 

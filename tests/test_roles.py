@@ -146,7 +146,7 @@ def test_other_containers_give_the_same(cells, roles_of):
         ({"most_cells": 5}, ArgumentError, "most_cells is 5; expected a whole number of at least"),
         ({"min_cells": "10"}, ArgumentError, "min_cells is '10'"),
         ({"min_cells": 9.5}, ArgumentError, r"min_cells is 9\.5"),
-        ({"groupby": "percent_mito"}, ArgumentError, "holds real numbers"),
+        ({"groupby": "percent_mito"}, ArgumentError, "holds numbers such as .*pd\\.cut"),
         ({"n_roles": 0}, ArgumentError, "n_roles is 0"),
         ({"groupby": "celltype"}, MissingColumnError, "'celltype'"),
         ({"gene": "lyzz"}, GeneError, "near: .*LYZ"),
