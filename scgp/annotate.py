@@ -117,7 +117,7 @@ def annotate(
         novel or not, and never "unknown".
     min_confidence_broader
         The confidence that a broader term needs which is given because no label is sure; None is
-        .96: of such terms 96 % held on left-out studies, and fewer in some new files (.85 for an
+        .96: of such terms 97 % held on left-out studies, and fewer in some new files (.85 for an
         index made before 0.12.0, and for a cell that your own reference lacks the type of, where it
         is no calibrated confidence). Lower it where "epithelial cell, .8" is of more use to you
         than "unknown". Never less than `min_confidence`; not heard with `labels`.
