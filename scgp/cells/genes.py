@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 
 from scgp.cells.counts import CountMatrix
 from scgp.cells.nomenclature import protein_coding_genes
@@ -38,6 +39,8 @@ _MANY_NAMES = 200
 _NO_CHANCE = 200
 _CHANCE_SHARE = 0.01
 
+# The column of ``var`` in which scanpy marks variable genes.
+VARIABLE = "highly_variable"
 # What pipelines put around a name: "B2M_ENSG00000166710", "GRCh38_B2M", "hg19___B2M".
 _ENSEMBL_INSIDE = re.compile(r"ENSG\d{11}")
 _PREFIX = re.compile(r"[A-Za-z0-9.]+?[_-]+")
@@ -77,8 +80,8 @@ def match_genes(
     Warns
     -----
     ScgpWarning
-        If fewer than ``minimum`` genes or less than a fifth of the names are found, and, once, if
-        several names are one gene.
+        If fewer than ``minimum`` genes or less than a fifth of the names are found, if all genes
+        are marked as variable ones, and, once, if several names are one gene.
     """
     names = [str(name) for name in counts.var_names]
     if not names:
@@ -95,6 +98,12 @@ def match_genes(
             f"they say{_unknown(match, vocabulary)}"
         )
         warn_user(message)
+    if _all_variable(counts.var):
+        warn_user(
+            f"var[{VARIABLE!r}] is True for all {len(names)} genes: if they are a subset of those "
+            "measured, pass the table before it. Genes that are left out are taken for not "
+            "measured, and a quarter to a half of the labels are others without them"
+        )
     if match.duplicated:
         message = (
             f"{len(match.duplicated)} names stand for {_n_repeated(match)} genes, so their counts "
@@ -102,6 +111,11 @@ def match_genes(
         )
         warn_user(message)
     return match
+
+
+def _all_variable(var: pd.DataFrame) -> bool:
+    """Whether scanpy's mark of variable genes stands at every gene."""
+    return VARIABLE in var and all(mark is True for mark in var[VARIABLE].tolist())
 
 
 def _unknown(match: GeneMatch, vocabulary: GeneVocabulary) -> str:

@@ -9,8 +9,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sp
 
+import scgp
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import (
     FEW_GENES,
@@ -114,6 +116,21 @@ def test_few_genes_of_which_all_are_known_may_be_a_part_of_what_was_measured():
         ScgpWarning, match=r"than they say\. All names are known: if genes were left"
     ):
         match_genes(counts_of(["G0", "G1"]), wide_vocabulary(5))
+
+
+def test_a_subset_to_variable_genes_is_warned_about(all_blood):
+    """As scanpy's recipes make it; all genes, some of which are marked, are not."""
+    cells = all_blood[:50].copy()
+    cells.layers["counts"] = cells.X.copy()
+    sc.pp.log1p(cells)
+    sc.pp.highly_variable_genes(cells, n_top_genes=600)
+    wide = scgp.Model.default().genes
+    match_genes(choose_counts(cells, layer="counts"), wide)
+    subset = cells[:, cells.var["highly_variable"]].copy()
+    with pytest.warns(ScgpWarning, match=r"True for all 6\d\d genes: .* pass the table before it"):
+        match_genes(choose_counts(subset, layer="counts"), wide)
+    subset.var["highly_variable"] = [np.nan] + [True] * (subset.n_vars - 1)  # of a join
+    match_genes(choose_counts(subset, layer="counts"), wide)
 
 
 def test_a_small_share_of_the_names_is_warned_about():
