@@ -151,6 +151,8 @@ def fit(variant: Variant, split: Split, seed: int, folder: Path) -> tuple[Model,
     from scgp.cells.corpus import read_corpus
     from scgp.model.checkpoint import Model
     from scgp.model.config import ModelConfig, TrainConfig
+    from scgp.reference.fusion import Fusion
+    from scgp.reference.pairwise import WEIGHT
     from scgp.train import train
     from scgp.training.calibrate import reference_of
     from scgp.training.objective import term_tables
@@ -173,7 +175,8 @@ def fit(variant: Variant, split: Split, seed: int, folder: Path) -> tuple[Model,
     )  # fmt: skip
     corpus = read_corpus(real, model.genes, **columns, drawn=drawn)
     # calibrated indexes describe their labels, and train() makes one only where it calibrates
-    return model, reference_of(model, corpus, term_tables(corpus, texts)["type"], seed=seed)
+    types, start = term_tables(corpus, texts)["type"], Fusion(weight_pairwise=WEIGHT)
+    return model, reference_of(model, corpus, types, seed=seed, fusion=start)
 
 
 def measure(
@@ -286,10 +289,13 @@ def report(out: Path, seeds: list[int], folds: list[int], command: str) -> str:
     for name, variant in VARIANTS.items():
         by_seed = []
         for seed in seeds:
+            silent = variant.silent
+            if name != "full" and not variant.evidence_of:
+                silent = (*silent, "pairwise")  # to be read beside "no pairwise stream"
             kept = variant.evidence_of or name
             paths = [evidence_path(out, kept, f"fold{f}of{N_FOLDS}", seed) for f in folds]
             if all(path.is_file() for path in paths):
-                by_seed.append(scores_of([Evidence.load(p) for p in paths], variant.silent))
+                by_seed.append(scores_of([Evidence.load(p) for p in paths], silent))
         if by_seed:
             means = {key: [s[key].mean(axis=0).tolist() for s in by_seed] for key in by_seed[0]}
             n_studies = len(by_seed[0]["all"])
@@ -318,7 +324,9 @@ def report(out: Path, seeds: list[int], folds: list[int], command: str) -> str:
 NOTES = """\
 Best label, no decision; means over studies, at most 60 cells of a type and study. First three
 columns: all streams that the variant has. Last three: the network's own (neighbours, text, linear
-head), without those that read the genes directly and that hardly any variant changes."""
+head), without those that read the genes directly and that hardly any variant changes. Networks that
+were trained otherwise are heard without the pairwise stream, which chooses among the labels that
+they and the description find likeliest: they are to be read beside the row "no pairwise stream"."""
 
 
 def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
