@@ -250,6 +250,7 @@ def test_a_config_that_would_change_the_vectors_is_refused(cells, older, tmp_pat
 # ---- where it starts ----
 
 
+@pytest.mark.filterwarnings("ignore:few genes in common")  # synthetic: few
 def test_predictions_start_at_the_mean_of_the_cells_that_measure_a_gene(cells):
     """Two sources, of which one lacks 50 genes, and cells drawn from profiles."""
     fewer = make_cells(n_each=10, seed=5)[:, 50:].copy()
