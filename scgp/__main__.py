@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import shutil
 import sys
 import warnings
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scgp.errors import ArgumentError, ScgpError
+from scgp.flags import in_flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,13 +29,6 @@ _PICTURES = (".png", ".pdf", ".svg")
 _TRAIN_KEYS = ("label_key", "study_key", "donor_key", "tissue_key", "disease_key")
 _TRAIN_SETTINGS = ("pool_steps", "steps", "batch_size", "seed")
 _TRAIN_PROCESSES = ("devices", "num_nodes", "strategy")
-# What errors advise in Python, as options of the command line.
-_AS_FLAGS = (
-    (r"layer= and use_raw= are arguments of .* passed as index=",
-     "--layer and --use-raw are options of 'python -m scgp index', and its output is --index"),
-    (r"pass layer='([^']*)'", r"pass --layer '\1'"), (r"pass use_raw=True", "pass --use-raw"),
-    (r"pass use_raw=False", "leave out --use-raw"),
-)  # fmt: skip
 _FEWEST_FOR_UMAP = 10  # neighbours of fewer cells have no shape to draw
 
 
@@ -56,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _messages_to_stderr():
             args.run(args)
     except (ScgpError, OSError) as error:
-        sys.stderr.write(f"scgp: error: {_in_flags(' '.join(str(error).split()))}\n")
+        sys.stderr.write(f"scgp: error: {in_flags(' '.join(str(error).split()))}\n")
         return 2
     except KeyboardInterrupt:
         # Training keeps its state beside --out, so that the same command can go on.
@@ -65,13 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"scgp: interrupted; {told}\n")
         return 130
     return 0
-
-
-def _in_flags(message: str) -> str:
-    """Return an error's message with options where it names arguments of Python."""
-    for argument, flag in _AS_FLAGS:
-        message = re.sub(argument, flag, message)
-    return message
 
 
 def _parser() -> argparse.ArgumentParser:

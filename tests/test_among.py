@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from scgp.phenotypes.ontology import Ontology
-from scgp.reference.candidates import choose, make_candidates, rival_mass
+from scgp.reference.candidates import choose, make_candidates
 from scgp.reference.evidence import pool
 from scgp.reference.fitting import HeldOut, Scorer
 from scgp.reference.fitting_among import fit_among
 from scgp.reference.fusion import Fusion
+from scgp.reference.rivals import rival_mass
 
 CL = Ontology("CL")
 T_CELL, CD4, CD8, B_CELL = "CL:0000084", "CL:0000624", "CL:0000625", "CL:0000236"

@@ -47,6 +47,7 @@ VERBS = {
 LEVEL = {
     "errors": 0,
     "progress": 0,
+    "flags": 0,
     "device": 1,
     "number": 1,
     "cells": 1,

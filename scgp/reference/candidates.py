@@ -29,6 +29,7 @@ from scgp.reference.evidence import fuse, nearest_text, pool, text_evidence
 from scgp.reference.fusion import ALIKE, SLACK, Fusion
 from scgp.reference.kinship import TEMPERATURE
 from scgp.reference.products import product
+from scgp.reference.rivals import at_least_as_sure, rival_mass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -232,46 +233,6 @@ def support_of(
     return support_BC
 
 
-def rival_mass(rolled_BT: NDArray[np.float64], rival_TC: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the largest mass of a label that excludes each candidate, B x C; 0 where none does.
-
-    Parameters
-    ----------
-    rolled_BT
-        Mass of each label with all below it.
-    rival_TC
-        As in `Candidates`.
-    """
-    columns = [rolled_BT[:, rival_T].max(axis=1, initial=0.0) for rival_T in rival_TC.T]
-    largest_BC: NDArray[np.float64] = np.column_stack(columns)
-    return largest_BC
-
-
-def _at_least_as_sure(
-    sure_BC: NDArray[np.float64],
-    rolled_BT: NDArray[np.float64],
-    near_B1: NDArray[np.float64],
-    candidates: Candidates,
-    fusion: Fusion,
-) -> NDArray[np.float64]:
-    """Return confidences of candidates, none below that of a label that it covers (B x C).
-
-    Only a label that lies below a rival too can be surer: what speaks for it speaks for the rival.
-    "CD4 T cell" is a rival of "regulatory T cell", and holds the CD4 regulatory T cells.
-    """
-    crossed = np.flatnonzero(candidates.crossed_TC.any(axis=1))
-    if not len(crossed):
-        return sure_BC
-    line_TT = candidates.below_TT | candidates.below_TT.T
-    rival_BX = rival_mass(rolled_BT, ~line_TT[:, crossed])
-    sure_BX = fusion.confidence(rolled_BT[:, crossed], near_B1, rival_BX)
-    surer_BC = sure_BC.copy()
-    for x, label in enumerate(crossed):
-        of = candidates.crossed_TC[label]
-        surer_BC[:, of] = np.maximum(surer_BC[:, of], sure_BX[:, [x]])
-    return surer_BC
-
-
 def choose(
     streams: Mapping[str, NDArray[np.floating[Any]]],
     candidates: Candidates,
@@ -330,7 +291,7 @@ def choose(
     rolled_BT = product(pooled_BT, candidates.below_TT)
     rival_BC = rival_mass(rolled_BT, candidates.rival_TC)
     sure_BC = fusion.confidence(mass_BC, near_B1, np.where(covered_C, rival_BC, 0.0))
-    sure_BC = _at_least_as_sure(sure_BC, rolled_BT, near_B1, candidates, fusion)
+    sure_BC = at_least_as_sure(sure_BC, rolled_BT, near_B1, candidates, fusion)
     asked_BC = np.broadcast_to(like_B[:, None], sure_BC.shape)
     if described_BX is not None:
         described_C = ~covered_C & np.array([bool(i) for i in candidates.ids])
