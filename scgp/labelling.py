@@ -1,6 +1,7 @@
 """Rows of counts to labels, block by block: what annotate() does with cells, wherever it runs.
 
-Owns the order of the steps and their overlap. Knows neither AnnData nor where rows are stored.
+Owns the order of the steps and the threads that take them. Knows neither AnnData nor where rows are
+stored.
 
 Shape suffixes: B cells of a block, V columns of the counts, E width of the joint space, G genes.
 """
@@ -29,9 +30,10 @@ from scgp.reference.answer import BLOCK, answer, winners_of
 from scgp.reference.candidates import Candidates
 from scgp.reference.decision import Decision
 from scgp.reference.index import ReferenceIndex
+from scgp.reference.products import one_thread_here
 
-#: Blocks that are read ahead and embedded while an earlier one is answered.
-AHEAD = 2
+#: Blocks and cells that are labelled at once, at most: 1,024 cells take some 40 MB.
+MOST_BLOCKS, MOST_CELLS = 8, 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +159,9 @@ def label_blocks(
 ) -> Iterator[tuple[int, Labelled]]:
     """Label cells in blocks of about `batch_size`, in order; memory holds a few blocks.
 
-    A block is read and embedded in a thread while the one before it is answered.
+    One thread reads the blocks, one after another. Others label them, as many as torch has threads
+    in the thread that asks (two at least, `MOST_BLOCKS` at most), each with one thread of torch's
+    and FAISS's own. So the number of threads changes how long it takes, and no answer.
 
     Parameters
     ----------
@@ -183,23 +187,27 @@ def label_blocks(
     if on_gpu:
         labeller = replace(labeller, index=labeller.index.on(device))
     size = max(rows_at_once(batch_size, BLOCK), rows_at_once(GPU_CHUNK, BLOCK) if on_gpu else 0)
-    waiting: deque[tuple[int, Future[Read]]] = deque()
-    starts = iter(range(first, n_cells, size))
+    at_once = max(2, min(torch.get_num_threads(), MOST_BLOCKS, MOST_CELLS // size))
+    waiting: deque[tuple[int, Future[Labelled]]] = deque()
 
-    def read(start: int) -> Read:
-        counts = rows(start, min(start + size, n_cells))
-        return labeller.read(counts, token_of_column, device)
+    def label(counts: Future[sp.csr_matrix]) -> Labelled:
+        return labeller.label(counts.result(), token_of_column, device)
 
-    with lent(labeller.model.network, device), ThreadPoolExecutor(1, "scgp-read") as reader:
+    with (
+        lent(labeller.model.network, device),
+        ThreadPoolExecutor(1, "scgp-read") as reader,
+        ThreadPoolExecutor(at_once, "scgp-label", initializer=one_thread_here) as workers,
+    ):
         try:
-            for start in starts:
-                waiting.append((start, reader.submit(read, start)))
-                if len(waiting) == AHEAD:
+            for start in range(first, n_cells, size):
+                counts = reader.submit(rows, start, min(start + size, n_cells))
+                waiting.append((start, workers.submit(label, counts)))
+                if len(waiting) > at_once:
                     begun, future = waiting.popleft()
-                    yield begun, labeller.answered(future.result())
+                    yield begun, future.result()
             while waiting:
                 begun, future = waiting.popleft()
-                yield begun, labeller.answered(future.result())
+                yield begun, future.result()
         finally:
             for _, future in waiting:
                 future.cancel()

@@ -33,6 +33,15 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+def one_thread_here() -> None:
+    """Give torch and FAISS one thread in the thread that calls, for as long as that lives.
+
+    For threads that compute side by side. Others keep what they have.
+    """
+    torch.get_num_threads()  # torch sets its number when a thread first asks for it
+    threadpool_limits(limits=1, user_api="openmp")
+
+
 def product(rows_BD: NDArray[Any], columns_DT: NDArray[Any]) -> NDArray[Any]:
     """Return the matrix product of two arrays of float32 or float64 (B x T), of the larger type.
 
