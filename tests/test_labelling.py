@@ -109,7 +109,8 @@ def test_memory_holds_a_few_blocks(torch_threads, n_threads, batch_size, most):
 def test_a_block_that_cannot_be_read_is_told_after_those_before_it():
     def rows(start, stop):
         if start >= 2 * BLOCK:
-            raise CountsError("synthetic")
+            message = "synthetic"
+            raise CountsError(message)
         return start
 
     blocks = label_blocks(stand_in(int), rows, 9 * BLOCK, np.arange(1), batch_size=BLOCK)
