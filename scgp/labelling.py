@@ -210,8 +210,8 @@ def label_blocks(
                 begun, future = waiting.popleft()
                 yield begun, future.result()
         finally:
-            for _, future in waiting:
-                future.cancel()
+            for pool in (reader, workers):
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 def joined(parts: list[Labelled], labeller: Labeller) -> Labelled:

@@ -119,11 +119,17 @@ def test_a_block_that_cannot_be_read_is_told_after_those_before_it():
         next(blocks)
 
 
-def test_who_stops_asking_leaves_no_thread_behind():
-    before = threading.active_count()
-    blocks = label_blocks(
-        stand_in(int), lambda start, stop: start, 50 * BLOCK, np.arange(1), batch_size=BLOCK
-    )
+def test_who_stops_asking_leaves_no_thread_behind(torch_threads):
+    torch_threads(4)
+    before, read = threading.active_count(), []
+
+    def rows(start, stop):
+        read.append(start)
+        time.sleep(0.2)
+        return start
+
+    blocks = label_blocks(stand_in(int), rows, 50 * BLOCK, np.arange(1), batch_size=BLOCK)
     next(blocks)
     blocks.close()
     assert threading.active_count() == before
+    assert len(read) <= 3  # of five that were asked for
