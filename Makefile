@@ -49,7 +49,7 @@ wheel: $(RUNTIME)
 
 benchmark: $(TESTING)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[benchmark]'
-	$(BIN)/python benchmarks/run.py --data $(DATA)
+	$(BIN)/python benchmarks/run.py --data $(DATA) --max-cells-per-type-and-study 150
 
 clean:
 	rm -rf $(VENV) demo dist build docs/_build .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -227,10 +227,10 @@ def annotate(
     Notes
     -----
     Streams of evidence (nearest reference cells, similarity to the text of ontology terms, a linear
-    head on the cell's vector, one on its genes, the genes again by what is known of the labels, and
-    beside a reference of your own what all terms of the model say) are fused; how, and how far the
-    answer is to be believed, was fitted on held-out studies; see "How annotation works" in the
-    documentation.
+    head on the cell's vector, one on its genes, the genes again by what is known of the labels, the
+    likeliest labels compared over the genes that set them apart, and beside a reference of your own
+    what all terms of the model say) are fused; how, and how far the answer is to be believed, was
+    fitted on held-out studies; see "How annotation works" in the documentation.
 
     Examples
     --------

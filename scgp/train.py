@@ -82,8 +82,9 @@ def train(
         (:class:`scgp.cells.soma.SomaSource`, or ``"soma://"`` and their address), or a list of
         them.
     out
-        Directory of the model that is written; beside it ``<out>.training`` holds the state of an
-        unfinished run and the history of losses.
+        Directory of the model that is written. Beside it ``<out>.training`` holds the state of an
+        unfinished run; when the model is complete it is removed, and ``<out>.history.csv`` has the
+        history of losses.
     label_key, study_key, donor_key, tissue_key, disease_key
         Columns of ``obs``; None where there is none. Labels are Cell Ontology ids or names (others
         are kept as classes of their own; "unknown", "nan" and the like are no label, as in

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scgp.phenotypes.ontology import Ontology
 
 #: What is left of the odds of such a label. On left-out studies .37 to .02 do the same for the
-#: scores (docs/log.md); of the cells of solid tissue 7.2 % have such a best label where the tissue
+#: scores (docs/log.md); of the cells of solid tissue 7.0 % have such a best label where the tissue
 #: is not told, 1.9 % with this (benchmarks/results/tissue.md).
 ODDS = 0.05
 #: A label known from more organs than this may be anywhere. 2 to 4 do the same for the scores; with
