@@ -20,7 +20,7 @@ from scgp.annotate import EMPTY, annotate
 from scgp.answer_columns import column_names, label_columns, profile_facts
 from scgp.asking import asked_labeller
 from scgp.cells.counts import CountMatrix
-from scgp.cells.genes import match_genes
+from scgp.cells.genes import GeneMatch, match_genes
 from scgp.device import resolve_device
 from scgp.embed import facts_of
 from scgp.errors import ArgumentError, warn_user
@@ -157,17 +157,20 @@ def annotate_file(
                     device=device, progress=progress,
                 )  # fmt: skip
                 asked |= {} if smooth is None else {"smooth": smooth}
+                match = match_genes(counts, labeller.model.genes)
                 run = _run(
-                    labeller, asked, counts, adata.obs_names, cluster_N=cluster_N,
+                    labeller, asked, counts, match, adata.obs_names, cluster_N=cluster_N,
                     key_added=key_added, device=device,
                 )  # fmt: skip
                 if finished and not work.holds(run):  # what is in the file now is another answer
                     work.forget()
                 finished = finished and resume and work.holds(run)
                 work.begin(run, resume=resume)
-                facts = _answer(
-                    work, labeller, counts, batch_size=batch_size, device=device, progress=progress
-                )
+                _answer(
+                    work, labeller, counts, match,
+                    batch_size=batch_size, device=device, progress=progress,
+                )  # fmt: skip
+                facts = facts_of(labeller.model, counts, match)
             slots = _kept(work, labeller, facts | asked, key_added, cluster_N)
         if use_rep is not None or not finished:
             target.write_slots(path, work.folder, slots)
@@ -191,14 +194,14 @@ def _answer(
     work: WorkFolder,
     labeller: Labeller,
     counts: CountMatrix,
+    match: GeneMatch,
     *,
     batch_size: int,
     device: str | None,
     progress: bool,
-) -> dict[str, object]:
-    """Answer the cells that have no answer yet, and keep each block; return the facts."""
+) -> None:
+    """Answer the cells that have no answer yet, and keep each block."""
     on = resolve_device(device)
-    match = match_genes(counts, labeller.model.genes)
     with progress_bar(counts.n_cells, what="annotate", unit="cell", shown=progress) as advance:
         advance(work.n_done)
         blocks = label_blocks(
@@ -208,7 +211,6 @@ def _answer(
         for start, part in blocks:
             work.keep(start, part)
             advance(part.n_cells)
-    return facts_of(labeller.model, counts, match)
 
 
 def _kept(
@@ -263,6 +265,7 @@ def _run(
     labeller: Labeller,
     asked: dict[str, object],
     counts: CountMatrix,
+    match: GeneMatch,
     cell_names: Iterable[object],
     *,
     cluster_N: np.ndarray | None,
@@ -292,6 +295,7 @@ def _run(
         "cells": counts.n_cells,
         "cell names": _digest_of(cell_names),
         "gene names": _digest_of(counts.var_names),
+        "genes": fingerprint(match.token_of_column),  # also those that a column of var names
         "values": probe.hexdigest()[:16],
         "key_added": key_added,
         "device": device or "cpu",

@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import anndata as ad
 import h5py
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from annotated_files import SLOTS, content, read, same
 
 
 @pytest.fixture
-def interrupted(monkeypatch, file_of, blood_index):
+def interrupted(monkeypatch, file_of, blood_index, ensembl_ids):
     """A file whose annotation was ended after two blocks of three; also counts cells read."""
     answered = Labeller.answered
     n_read: list[int] = []
@@ -32,8 +33,10 @@ def interrupted(monkeypatch, file_of, blood_index):
         n_read.append(counts.shape[0])
         return real(self, counts, *args)
 
-    def interrupt(kind, after=2):
+    def interrupt(kind, after=2, *, ids=False):
         path, left = file_of(kind), [after]
+        if ids:
+            _name_by_ids(path, ensembl_ids)
 
         def answered_some(self, block):
             left[0] -= 1
@@ -51,6 +54,14 @@ def interrupted(monkeypatch, file_of, blood_index):
         return path, path.with_name(path.name + ".scgp"), n_read
 
     return interrupt
+
+
+def _name_by_ids(path, ensembl_ids):
+    """Leave the genes of a file to a column of var."""
+    adata = ad.read_h5ad(path)
+    adata.var["ensembl_id"] = ensembl_ids(adata.var_names)
+    adata.var_names = [f"row {i}" for i in range(adata.n_vars)]
+    adata.write_h5ad(path)
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr3"])
@@ -103,6 +114,16 @@ def test_a_run_on_other_cells_is_refused(interrupted, blood_index, what):
             names = table[table.attrs["_index"]]
             names[5] = "another"
     with pytest.raises(ArgumentError, match=f"not this one: {what} was"):
+        scgp.annotate_file(path, index=blood_index, progress=False)
+
+
+def test_a_run_with_other_genes_of_the_same_names_is_refused(interrupted, blood_index):
+    """Names that say nothing stand beside a column of ids, which tells what gene each is."""
+    path, _, _ = interrupted("h5ad", ids=True)
+    with h5py.File(path, "r+") as file:
+        ids = file["var/ensembl_id"]
+        ids[...] = ids[...][::-1]
+    with pytest.raises(ArgumentError, match="not this one: genes was"):
         scgp.annotate_file(path, index=blood_index, progress=False)
 
 
