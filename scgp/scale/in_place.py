@@ -137,6 +137,9 @@ def annotate_file(
     with WorkFolder(path) as work:
         finished = (zarr_store if is_store(path) else redo).recover(path, work.folder)
         if use_rep is not None:
+            if finished:
+                work.forget()
+            work.check_free(resume=resume)
             slots = _by_representation(
                 path, use_rep, reference=reference, label_key=label_key, index=index,
                 labels=labels, model=model, encoder=encoder, tissue=tissue,

@@ -103,6 +103,19 @@ def test_a_run_of_other_arguments_is_refused(interrupted, annotate_file, blood_i
     assert read(path).uns["scgp"]["min_confidence"] == 0.9
 
 
+def test_answers_by_a_representation_take_no_kept_ones_away(interrupted, annotate_file, expected):
+    path, folder, n_read = interrupted("h5ad")
+    known = read(path)[:300].copy()
+    known.obs["kind"] = known.obs["bulk_labels"].astype(str)
+    options = {"use_rep": "X_pca", "reference": known, "label_key": "kind", "key_added": "rep"}
+    with pytest.raises(ArgumentError, match=r"run that is not this one: .* use_rep"):
+        scgp.annotate_file(path, progress=False, **options)
+    assert len(list(folder.glob("cells-*.npz"))) == 2
+    annotate_file(path)
+    assert n_read == [1400 - 1024]
+    same(read(path), expected)
+
+
 @pytest.mark.parametrize("what", ["values", "cell names", "gene names"])
 def test_a_run_on_other_cells_is_refused(interrupted, blood_index, what):
     path, _, _ = interrupted("h5ad")
