@@ -57,6 +57,14 @@ def test_a_missing_label_column_names_those_there_are(blood, annotate, state):
     assert state(blood) == before
 
 
+@pytest.mark.parametrize("argument", ["label_key", "study_key", "tissue_key"])
+@pytest.mark.parametrize("key", [["cell_type"], 3])
+def test_what_is_no_name_of_a_column_is_told(blood, argument, key):
+    options = {"label_key": "cell_type", argument: key}
+    with pytest.raises(ArgumentError, match="expected the name of one column of obs"):
+        scgp.build_index(blood, progress=False, **options)
+
+
 def _labelled(adata, labels):
     adata.obs["label"] = pd.Series(labels, index=adata.obs_names)
     return adata
