@@ -316,8 +316,8 @@ class ReferenceIndex(IndexParts):
         the first index, without label sets and without a bound for texts (``novelty_text``), which
         were measured on its own cells.
 
-        One index alone, without `likeness_TT`, keeps its heads and its calibration; with `search`
-        "auto" it is returned as it is.
+        A term has the name of the first index with it; a warning tells others. One index alone,
+        without `likeness_TT`, keeps heads and calibration; with `search` "auto" it is returned.
 
         Parameters
         ----------
