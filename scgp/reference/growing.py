@@ -215,7 +215,8 @@ def _named_alike(indexes: Sequence[ReferenceIndex]) -> list[ReferenceIndex]:
     """
     there: set[str] = set()
     name_of: dict[str, str] = {}
-    named, told = [], {}
+    named: list[ReferenceIndex] = []
+    told: dict[str, str] = {}
     for index in indexes:
         own = list(zip(index.labels, index.label_ids, strict=True))
         labels = [label if label in there else name_of.get(term, label) for label, term in own]

@@ -33,7 +33,7 @@ from scgp.reference.index import ReferenceIndex
 from scgp.scale import h5ad, redo, zarr_store
 from scgp.scale.parts import WorkFolder
 from scgp.scale.stored import check_source, is_store, opened_cells
-from scgp.scale.written import Slots, columns_of
+from scgp.scale.written import Slots, slots_of
 from scgp.slots import check_key
 from scgp.smoothing import check_smooth, read_clusters, smoothed
 
@@ -256,7 +256,7 @@ def _by_representation(
     annotate(
         cells, use_rep=use_rep, smooth=smooth, key_added=key_added, progress=False, **arguments
     )
-    return Slots(key_added, columns_of(cells.obs, columns), cells.uns[key_added])
+    return slots_of(cells, key_added, vectors=False)
 
 
 def _statuses(slots: Slots) -> dict[str, int]:
