@@ -313,14 +313,10 @@ def _check_suffix(path: Path, *, store: bool) -> None:
 
 
 def _read(path: Path) -> ad.AnnData:
-    import anndata
+    from scgp.cells.h5ad_file import open_backed
 
     _check_source(path)
-    try:
-        return anndata.read_h5ad(path, backed="r")
-    except OSError as error:
-        message = f"{path} cannot be read as an .h5ad file: {error}"
-        raise ArgumentError(message) from error
+    return open_backed(path)
 
 
 def _plot(adata: ad.AnnData, target: Path, *, key_added: str, vectors: str) -> None:
