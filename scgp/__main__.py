@@ -221,8 +221,15 @@ def _check_files(args: argparse.Namespace, *, store: bool) -> None:
     elif args.plot is not None and (args.in_place or store):
         what = "--in-place" if args.in_place else "a zarr store"
         refused = f"--plot does not go with {what}; draw afterwards with scgp.pl.embedding"
+    elif args.in_place and _same(args.reference, args.input):
+        refused = f"--reference {args.reference} is the input too, which --in-place writes into"
+        refused += "; name a file for the output instead, or a copy as the reference"
     if refused is not None:
         raise ArgumentError(refused)
+
+
+def _same(path: Path | None, other: Path) -> bool:
+    return path is not None and path.exists() and other.exists() and path.samefile(other)
 
 
 def _tell(n_cells: dict[str, int], target: Path) -> None:

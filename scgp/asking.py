@@ -20,6 +20,7 @@ from scgp.groups import one_column
 from scgp.labelling import Labeller
 from scgp.labels import check_labels, read_candidates
 from scgp.model.checkpoint import Model
+from scgp.number import whole_number
 from scgp.phenotypes.text import TextEncoder
 from scgp.reference.conformal import mass_for
 from scgp.reference.index import ReferenceIndex
@@ -55,6 +56,7 @@ def asked_labeller(
     check_tissue(tissue, wanted, reference)
     check_confidence(min_confidence, min_confidence_broader)
     check_coverage(coverage, reference)
+    whole_number(batch_size, "batch_size", least=1)
     model = resolve_model(model)
     # what can fail without a reference fails before one is embedded
     index = None if index is None else opened(index, model.fingerprint)

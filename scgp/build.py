@@ -22,6 +22,7 @@ from scgp.embed import CellVectors, embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
 from scgp.groups import no_column, one_column
 from scgp.model.checkpoint import Model
+from scgp.number import whole_number
 from scgp.own import own_index
 from scgp.phenotypes.ontology import Ontology
 from scgp.reference.background import WEIGHT, Background
@@ -131,6 +132,7 @@ def build_index(
             model=model, layer=layer, use_raw=use_raw, device=device, tissue_key=tissue_key
         )
         return _of_representation(adata, use_rep, label_key, study_key, search)
+    whole_number(batch_size, "batch_size", least=1)
     model = resolve_model(model)
     labels = _labels(adata, label_key)
     studies = None if study_key is None else _studies(adata, study_key)

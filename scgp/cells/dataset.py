@@ -71,8 +71,8 @@ class CellDataset:
     Raises
     ------
     ArgumentError
-        There is no source, a file or experiment is not there or holds no AnnData, or `layer` or `use_raw` is given and
-        no source is an AnnData.
+        There is no source, a file or experiment is not there, a file holds no AnnData, or `layer`
+        or `use_raw` is given and no source is an AnnData.
     MissingColumnError
         A source lacks a column that was named.
     CountsError, GeneError

@@ -204,11 +204,10 @@ class ReferenceIndex(IndexParts):
         Raises
         ------
         ArgumentError
-            The queries are not finite or have another width, or ``k`` is below 1.
+            The queries are not finite or have another width, or ``k`` is no count.
         """
         query_BD = check_queries(query_BD, self.width, k)
-        k = min(k, self.n_cells)
-        return self.store.search(query_BD, k)
+        return self.store.search(query_BD, min(k, self.n_cells))
 
     def on(self, device: str | torch.device) -> ReferenceIndex:
         """Return the same index, searched on a device; lists stay with FAISS on the CPU.

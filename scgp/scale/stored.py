@@ -112,15 +112,15 @@ def check_layout(root: Any, path: Path) -> None:
     Raises
     ------
     FileError
-        Its ``obs`` is missing or no group: a layout of before anndata 0.7, or of 10x.
+        Its ``obs`` is missing or no group: no AnnData, or a layout of before anndata 0.7.
     """
     groups = [name for name in ("obs", "var", "obsm", "uns") if name in root]
     old = [name for name in groups if not hasattr(root[name], "keys")]
-    if "obs" not in groups and (told := of_10x(root)):
-        msg = f"{path} holds no AnnData{told}"
+    if "obs" not in groups:
+        msg = f"{path} holds no AnnData (there is no 'obs' in it){of_10x(root)}"
         raise FileError(msg)
-    if old or "obs" not in groups or "_index" not in root["obs"].attrs:
-        found = f"{old[0]!r} is no group" if old else "there is no table 'obs'"
+    if old or "_index" not in root["obs"].attrs:
+        found = f"{old[0]!r} is no group" if old else "'obs' has no names of cells"
         msg = (
             f"{path} has no layout of anndata 0.7 or later ({found}); read it with anndata, write "
             "it anew with write_h5ad or write_zarr, and annotate what that wrote"

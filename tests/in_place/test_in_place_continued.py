@@ -172,6 +172,24 @@ def test_a_file_that_another_has_open_is_told_before_any_work(file_of, blood_ind
         scgp.annotate_file(path, index=blood_index, progress=False)
 
 
+def test_a_file_that_this_session_holds_is_told(file_of, blood_index, capsys):
+    path = file_of("h5ad")
+    held = ad.read_h5ad(path, backed="r")
+    with pytest.raises(FileError, match=r"in this session: .* adata\.file\.close\(\) lets it go"):
+        scgp.annotate_file(path, index=blood_index, progress=False)
+    held.file.close()
+    command = ["annotate", str(path), "--in-place", "--label-key", "bulk_labels", "--reference"]
+    assert main([*command, str(path)]) == 2
+    assert "is the input too, which --in-place writes into" in capsys.readouterr().err
+
+
+def test_no_count_is_read_for_a_batch_of_none(file_of, blood_index, monkeypatch):
+    monkeypatch.setattr("scgp.asking.choose_counts", None)  # any reading would fail
+    path = file_of("h5ad")
+    with pytest.raises(ArgumentError, match="batch_size is 0; expected a whole number"):
+        scgp.annotate_file(path, index=blood_index, batch_size=0, progress=False)
+
+
 def test_two_runs_on_one_file_do_not_meet(file_of, blood_index):
     path = file_of("zarr3")
     with WorkFolder(path), pytest.raises(FileError, match="annotated by another process"):
