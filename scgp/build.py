@@ -24,7 +24,7 @@ from scgp.groups import no_column, one_column
 from scgp.model.checkpoint import Model
 from scgp.number import whole_number
 from scgp.own import own_index
-from scgp.phenotypes.ontology import Ontology
+from scgp.phenotypes.ontology import Ontology, as_id
 from scgp.reference.background import WEIGHT, Background
 from scgp.reference.contents import OBSM
 from scgp.reference.fusion import Fusion
@@ -337,11 +337,13 @@ def _terms(labels: np.ndarray, label_key: str) -> tuple[list[str], list[str]]:
             f"term: {shown}. They are kept as given, without an id"
         )
     # an id is named by its label; a name stays as the user wrote it
-    name_of = {x: ontology.label(x) if x == id_of[x] else x for x in unique}
+    name_of = {x: ontology.label(id_of[x]) if as_id(x) == id_of[x] != "" else x for x in unique}
     first: dict[str, str] = {}
     for label in unique:
         name_of[label] = first.setdefault(id_of[label] or label, name_of[label])
-    joined = [f"{x!r} as {name_of[x]!r}" for x in unique if name_of[x] != x and x != id_of[x]]
+    joined = [
+        f"{x!r} as {name_of[x]!r}" for x in unique if name_of[x] != x and as_id(x) != id_of[x]
+    ]
     if joined:
         warn_user(f"names of one term in obs[{label_key!r}] become one label: {', '.join(joined)}")
     return [name_of[x] for x in labels], [id_of[x] for x in labels]
