@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import sys
 import warnings
 from contextlib import contextmanager
@@ -146,6 +145,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _annotate(args: argparse.Namespace) -> None:
     import scgp
     from scgp.answer_columns import column_names
+    from scgp.scale.copies import annotate_copy, write_copy
     from scgp.scale.stored import check_index, is_store
 
     if (args.reference is None) != (args.label_key is None):
@@ -186,8 +186,6 @@ def _annotate(args: argparse.Namespace) -> None:
         _tell(n_cells, args.input)
         return
     if is_store(args.input):
-        from scgp.scale.copies import annotate_copy
-
         options["key_added"] = args.key_added
         _tell(annotate_copy(args.input, args.output, options), args.output)
         return
@@ -202,10 +200,11 @@ def _annotate(args: argparse.Namespace) -> None:
     scgp.annotate(adata, key_added=args.key_added, **options)
     targets = [args.output] if args.plot is None else [args.output, args.plot]
     with _renamed_at_the_end(targets) as temporary:
-        vectors = f"X_{args.key_added}" if args.use_rep is None else None
-        _write_slots(args.input, temporary[0], adata, key_added=args.key_added, vectors=vectors)
+        write_copy(
+            args.input, temporary[0], adata, key_added=args.key_added, vectors=args.use_rep is None
+        )
         if args.plot is not None:
-            vectors = vectors or args.use_rep
+            vectors = args.use_rep or f"X_{args.key_added}"
             _plot(adata, temporary[1], key_added=args.key_added, vectors=vectors)
     _tell(adata.obs[f"{args.key_added}_status"].value_counts().to_dict(), args.output)
 
@@ -222,8 +221,15 @@ def _check_files(args: argparse.Namespace, *, store: bool) -> None:
     elif args.plot is not None and (args.in_place or store):
         what = "--in-place" if args.in_place else "a zarr store"
         refused = f"--plot does not go with {what}; draw afterwards with scgp.pl.embedding"
+    elif args.in_place and _same(args.reference, args.input):
+        refused = f"--reference {args.reference} is the input too, which --in-place writes into"
+        refused += "; name a file for the output instead, or a copy as the reference"
     if refused is not None:
         raise ArgumentError(refused)
+
+
+def _same(path: Path | None, other: Path) -> bool:
+    return path is not None and path.exists() and other.exists() and path.samefile(other)
 
 
 def _tell(n_cells: dict[str, int], target: Path) -> None:
@@ -314,37 +320,10 @@ def _check_suffix(path: Path, *, store: bool) -> None:
 
 
 def _read(path: Path) -> ad.AnnData:
-    import anndata
+    from scgp.cells.h5ad_file import open_backed
 
     _check_source(path)
-    try:
-        return anndata.read_h5ad(path, backed="r")
-    except OSError as error:
-        message = f"{path} cannot be read as an .h5ad file: {error}"
-        raise ArgumentError(message) from error
-
-
-def _write_slots(
-    source: Path, target: Path, adata: ad.AnnData, *, key_added: str, vectors: str | None
-) -> None:
-    """Copy the file and write into the copy what annotate added; all else stays byte for byte."""
-    import anndata
-    import h5py
-
-    with h5py.File(source) as file:
-        old = any(isinstance(file.get(group), h5py.Dataset) for group in ("obsm", "uns"))
-    if old:  # a layout of before anndata 0.7, to which nothing can be added: written anew
-        adata.to_memory().write_h5ad(target)
-        return
-    shutil.copyfile(source, target)
-    with h5py.File(target, "r+") as file:
-        for group in ("obsm", "uns"):
-            if group not in file:
-                anndata.io.write_elem(file, group, {})
-        anndata.io.write_elem(file, "obs", adata.obs)
-        if vectors is not None:
-            anndata.io.write_elem(file, f"obsm/{vectors}", adata.obsm[vectors])
-        anndata.io.write_elem(file, f"uns/{key_added}", adata.uns[key_added])
+    return open_backed(path)
 
 
 def _plot(adata: ad.AnnData, target: Path, *, key_added: str, vectors: str) -> None:

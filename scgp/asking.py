@@ -16,9 +16,11 @@ from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.no_label import label_text
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError
+from scgp.groups import one_column
 from scgp.labelling import Labeller
 from scgp.labels import check_labels, read_candidates
 from scgp.model.checkpoint import Model
+from scgp.number import whole_number
 from scgp.phenotypes.text import TextEncoder
 from scgp.reference.conformal import mass_for
 from scgp.reference.index import ReferenceIndex
@@ -54,12 +56,14 @@ def asked_labeller(
     check_tissue(tissue, wanted, reference)
     check_confidence(min_confidence, min_confidence_broader)
     check_coverage(coverage, reference)
+    whole_number(batch_size, "batch_size", least=1)
     model = resolve_model(model)
     # what can fail without a reference fails before one is embedded
     index = None if index is None else opened(index, model.fingerprint)
     counts = choose_counts(adata, layer=layer, use_raw=use_raw)
-    if wanted and isinstance(reference, ad.AnnData) and label_key in reference.obs:
-        names = label_text(reference.obs[label_key]).dropna().unique()
+    given = reference if isinstance(reference, ad.AnnData) else None
+    if wanted and given is not None and isinstance(label_key, str) and label_key in given.obs:
+        names = label_text(one_column(given, label_key)).dropna().unique()
         encoder = check_labels(wanted, model, names, encoder)
     index = resolve_index(
         reference, label_key, index, model, batch_size=batch_size, device=device, progress=progress

@@ -22,8 +22,9 @@ from scgp.embed import CellVectors, embed_adata, resolve_model
 from scgp.errors import LabelError, MissingColumnError, warn_user
 from scgp.groups import no_column, one_column
 from scgp.model.checkpoint import Model
+from scgp.number import whole_number
 from scgp.own import own_index
-from scgp.phenotypes.ontology import Ontology
+from scgp.phenotypes.ontology import Ontology, as_id
 from scgp.reference.background import WEIGHT, Background
 from scgp.reference.contents import OBSM
 from scgp.reference.fusion import Fusion
@@ -76,7 +77,8 @@ def build_index(
     model
         A :class:`scgp.Model`, its directory, or None for the default checkpoint.
     study_key
-        ``obs`` column with the study of each cell, kept in the index. The gene head counts less
+        ``obs`` column with the study of each cell, kept in the index. Words that say there is no
+        label say the same of a study; such cells are of none. The gene head counts less
         what separates the studies of one label from each other, and where there are two or more,
         the likeliest labels are compared once more over the genes that set them apart (the pairwise
         stream). With `use_rep` the column is also what the confidence is fitted on: two studies or
@@ -130,9 +132,10 @@ def build_index(
             model=model, layer=layer, use_raw=use_raw, device=device, tissue_key=tissue_key
         )
         return _of_representation(adata, use_rep, label_key, study_key, search)
+    whole_number(batch_size, "batch_size", least=1)
     model = resolve_model(model)
     labels = _labels(adata, label_key)
-    studies = None if study_key is None else _column(adata, study_key)
+    studies = None if study_key is None else _studies(adata, study_key)
     tissues = None if tissue_key is None else _column(adata, tissue_key)
     own = own_index(model) if background else None  # what is wrong with it is said first
     chosen_B = _chosen(labels, studies)
@@ -218,7 +221,7 @@ def _of_representation(
     """Index what stands in obsm, as it is: no model, no counts."""
     matrix_BE = read_representation(adata, use_rep)
     labels = _labels(adata, label_key)
-    studies = None if study_key is None else _column(adata, study_key)
+    studies = None if study_key is None else _studies(adata, study_key)
     labelled = np.flatnonzero(labels.notna())
     centre_E = centre_of(matrix_BE[labelled])
     vector_BE = unit_vectors(matrix_BE[labelled], centre_E).cell_BE
@@ -276,10 +279,22 @@ def _calibration(model: Model) -> Fusion | None:
 
 
 def _column(adata: ad.AnnData, key: str) -> pd.Series:
-    if key not in adata.obs:
+    if isinstance(key, str) and key not in adata.obs:
         msg = f"the reference's {no_column(key, adata.obs.columns)}"
         raise MissingColumnError(msg)
     return one_column(adata, key)
+
+
+def _studies(adata: ad.AnnData, study_key: str) -> pd.Series:
+    """Return studies as text, missing where there is none; words that say so are told."""
+    given = _column(adata, study_key)
+    text = label_text(given)
+    if words := told_words(given):
+        n_missing = int(text.isna().sum())
+        warn_user(
+            f"{n_missing} of {len(text)} cells are of no study in obs[{study_key!r}] ({words})"
+        )
+    return text
 
 
 def _nothing_left(labels: pd.Series, label_key: str, what: str) -> LabelError:
@@ -322,11 +337,13 @@ def _terms(labels: np.ndarray, label_key: str) -> tuple[list[str], list[str]]:
             f"term: {shown}. They are kept as given, without an id"
         )
     # an id is named by its label; a name stays as the user wrote it
-    name_of = {x: ontology.label(x) if x == id_of[x] else x for x in unique}
+    name_of = {x: ontology.label(id_of[x]) if as_id(x) == id_of[x] != "" else x for x in unique}
     first: dict[str, str] = {}
     for label in unique:
         name_of[label] = first.setdefault(id_of[label] or label, name_of[label])
-    joined = [f"{x!r} as {name_of[x]!r}" for x in unique if name_of[x] != x and x != id_of[x]]
+    joined = [
+        f"{x!r} as {name_of[x]!r}" for x in unique if name_of[x] != x and as_id(x) != id_of[x]
+    ]
     if joined:
         warn_user(f"names of one term in obs[{label_key!r}] become one label: {', '.join(joined)}")
     return [name_of[x] for x in labels], [id_of[x] for x in labels]

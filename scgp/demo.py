@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scgp.errors import CountsError
+from scgp.errors import ArgumentError, CountsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,12 +57,18 @@ def run(out: Path) -> None:
 
     Raises
     ------
+    ArgumentError
+        The folder cannot be made: a file has its name.
     CountsError
         The values that scanpy ships are not near whole counts.
     """
     import scgp
     from scgp.phenotypes.ontology import Ontology
 
+    there = next(place for place in (out, *out.parents) if place.exists())
+    if not there.is_dir():
+        msg = f"{there} is a file; expected the name of a folder to write to"
+        raise ArgumentError(msg)
     adata, residual_N = recover_counts(_shipped())
     _say(f"scanpy.datasets.pbmc68k_reduced(): {adata.n_obs} cells, {adata.n_vars} genes")
     _say("counts = round(expm1(.raw) * n_counts / 10,000); distance to a whole number: ")

@@ -7,6 +7,7 @@ Shape suffixes: N cells.
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -29,7 +30,7 @@ def no_column(key: str, columns: Iterable[object]) -> str:
 
 
 def one_column(adata: ad.AnnData, key: str) -> pd.Series:
-    """Return a column of ``obs`` by its name.
+    """Return a column of ``obs`` by its name, in memory.
 
     Raises
     ------
@@ -41,7 +42,9 @@ def one_column(adata: ad.AnnData, key: str) -> pd.Series:
         raise ArgumentError(msg)
     if key not in adata.obs:
         raise MissingColumnError(no_column(key, adata.obs.columns))
-    given = adata.obs[key]
+    obs: Any = adata.obs
+    lazy = hasattr(obs, "to_memory")  # a table of anndata.experimental.read_lazy
+    given = obs[[key]].to_memory()[key] if lazy else obs[key]
     if isinstance(given, pd.DataFrame):
         msg = f"obs has {given.shape[1]} columns of the name {key!r}; rename or drop all but one"
         raise ArgumentError(msg)

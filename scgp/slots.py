@@ -111,17 +111,23 @@ def _assign(
             for name, value in named.items():
                 places[place][name] = value
         for held, name in gone:
-            del held[name]
+            _remove(held, name)
     except BaseException:  # Ctrl-C between two assignments, too
         for held, name, old in before:
             if old is not _ABSENT:
                 held[name] = old
             elif name in held:
-                del held[name]
+                _remove(held, name)
         for held, position, name, old in sorted(removed, key=lambda item: item[1]):
             if name not in held:
                 _put_back(held, position, name, old)
         raise
+
+
+def _remove(held: Any, name: str) -> None:
+    """Remove a slot; a table of anndata.experimental.read_lazy does so from its dataset alone."""
+    place = held.ds if hasattr(held, "to_memory") else held
+    del place[name]
 
 
 def _put_back(held: MutableMapping[str, Any], position: int, name: str, value: Any) -> None:

@@ -8,18 +8,15 @@ lets them compete.
 Shape suffixes: T texts, W width of the text encoder.
 """
 
-import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from scgp.errors import ArgumentError, warn_user
 from scgp.model.checkpoint import Model
-from scgp.phenotypes.ontology import Ontology
+from scgp.phenotypes.ontology import Ontology, as_id
 from scgp.phenotypes.text import MINILM_NAME, TextEncoder
 
-#: An id of any OBO ontology (CL, UBERON, MONDO ...), also as in its web address.
-_READS_AS_ID = re.compile(r"[A-Za-z]+[:_]\d{7}")
 #: Texts that a message names; of more it gives the number.
 _NAMED = 5
 
@@ -69,7 +66,7 @@ def read_terms(texts: Sequence[str], model: Model, also: Container[str] = ()) ->
     found = map(Ontology("CL").read, (text.strip() for text in texts))
     term_ids = [term if term in model.phenotypes or term in also else "" for term in found]
     for text, term in zip(texts, term_ids, strict=True):
-        if not term and _READS_AS_ID.fullmatch(text.strip()):
+        if not term and as_id(text):
             msg = (
                 f"{text!r} reads as an ontology id, but it names no live Cell Ontology term whose "
                 "vector is in the model, and digits mean nothing to a text encoder; say in words "

@@ -57,6 +57,26 @@ def test_a_missing_label_column_names_those_there_are(blood, annotate, state):
     assert state(blood) == before
 
 
+@pytest.mark.parametrize("argument", ["label_key", "study_key", "tissue_key"])
+@pytest.mark.parametrize("key", [["cell_type"], 3])
+def test_what_is_no_name_of_a_column_is_told(blood, argument, key):
+    options = {"label_key": "cell_type", argument: key}
+    with pytest.raises(ArgumentError, match="expected the name of one column of obs"):
+        scgp.build_index(blood, progress=False, **options)
+
+
+@pytest.mark.parametrize("write", [str.lower, lambda term: term.replace(":", "_")])
+def test_ids_written_otherwise_are_ids(blood, write):
+    expected = scgp.build_index(blood, label_key="cell_type", progress=False)
+    blood.obs["written"] = blood.obs["cell_type"].map(write)
+    index = scgp.build_index(blood, label_key="written", progress=False)
+    assert (index.labels, index.label_ids) == (expected.labels, expected.label_ids)
+    found = scgp.annotate(
+        blood, index=index, labels=[write("CL:0000236"), "T cell"], progress=False, copy=True
+    )
+    assert "B cell" in found.obs[LABEL].cat.categories
+
+
 def _labelled(adata, labels):
     adata.obs["label"] = pd.Series(labels, index=adata.obs_names)
     return adata

@@ -104,6 +104,14 @@ def test_demonstration_runs_whole(tmp_path, capsys):
     assert table["agrees"].sum() / 700 > 0.4
 
 
+@pytest.mark.parametrize("below", [".", "demo"])
+def test_a_file_is_no_folder_of_the_demonstration(tmp_path, capsys, monkeypatch, below):
+    monkeypatch.setattr(demo, "_shipped", lambda: pytest.fail("refused only after the work"))
+    (tmp_path / "file").write_text("")
+    assert main(["demo", "--out", str(tmp_path / "file" / below)]) == 2
+    assert "file is a file; expected the name of a folder" in capsys.readouterr().err
+
+
 def _ontology():
     from scgp.phenotypes.ontology import Ontology
 

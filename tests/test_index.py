@@ -157,8 +157,9 @@ def test_queries_that_faiss_would_answer_with_row_minus_one_are_refused(index, v
         index.search(query_BD, 2)
     with pytest.raises(ArgumentError, match=r"expected \(cells, 6\)"):
         index.search(vectors(3, width=5), 2)
-    with pytest.raises(ArgumentError, match="expected k >= 1"):
-        index.search(vectors(3), 0)
+    for k in (0, 1.5, "2", True):
+        with pytest.raises(ArgumentError, match=r"k is .*; expected a whole number of at least 1"):
+            index.search(vectors(3), k)
 
 
 @pytest.mark.parametrize("fault", ["zero", "long", "nan", "none", "flat"])

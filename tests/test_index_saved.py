@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -195,6 +196,17 @@ def test_a_file_cut_short_is_refused_when_mapped(opened):
     (opened / "lists.faiss").write_bytes(content[:-1])
     with pytest.raises(CheckpointError, match=r"lists\.faiss has .* bytes, expected"):
         ReferenceIndex.load(opened, memory_map=True)
+
+
+def test_mapped_lists_are_sent_nowhere(opened, cells):
+    with pytest.raises(ArgumentError, match=r"memory_map=True, and its .* cannot be sent"):
+        pickle.dumps(ReferenceIndex.load(opened, memory_map=True))
+    in_memory = ReferenceIndex.load(opened)
+    sent = pickle.loads(pickle.dumps(in_memory))
+    for found, expected in zip(
+        sent.search(cells[:3], 5), in_memory.search(cells[:3], 5), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_directory_written_anew_is_told(opened, exact):

@@ -1,7 +1,11 @@
 """The command line writes no file under a name that promises another format."""
 
+import errno
+
 import anndata as ad
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 import scgp
@@ -53,3 +57,60 @@ def test_a_name_of_another_format_is_refused(folder, no_verb, given, name, told,
 def test_an_h5ad_file_is_written_under_its_name(folder, name):
     assert main(["annotate", "in.h5ad", name]) == 0
     assert np.isfinite(ad.read_h5ad(folder / name).obs["scgp_confidence"]).all()
+
+
+@pytest.fixture
+def texts(blood, tmp_path, monkeypatch):
+    """A compressed file with a column of pandas' own texts, and names of cells that are some."""
+    blood.obs["barcode"] = pd.array([*(f"x{i}" for i in range(119)), None], dtype="string")
+    blood.obs_names = pd.Index(pd.array(blood.obs_names, dtype="string"))
+    with ad.settings.override(allow_write_nullable_strings=True):
+        blood.write_h5ad(tmp_path / "in.h5ad", compression="gzip")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _stored(path):
+    """All arrays of a file by name: how each is stored, and its bytes on the disk."""
+    found = {}
+
+    def note(name, item):
+        if isinstance(item, h5py.Dataset):
+            raw = (
+                item[()] if item.chunks is None else item.id.read_direct_chunk((0,) * item.ndim)[1]
+            )
+            attributes = {key: str(value) for key, value in item.attrs.items()}
+            found[name] = (str(item.dtype), item.compression, attributes, str(raw))
+
+    with h5py.File(path) as file:
+        file.visititems(note)
+    return found
+
+
+def test_a_copy_is_the_file_and_the_slots(texts):
+    assert main(["annotate", "in.h5ad", "o.h5ad"]) == 0
+    before, after = _stored(texts / "in.h5ad"), _stored(texts / "o.h5ad")
+    assert {name: after.get(name) for name in before} == before
+    new = {name.split("/")[1] for name in after.keys() - before.keys()}
+    assert {name.removeprefix("X_") for name in new} == {
+        "scgp", "scgp_cell_type", "scgp_cell_type_ontology_term_id", "scgp_confidence",
+        "scgp_status", "scgp_novelty",
+    }  # fmt: skip
+    obs, old = ad.read_h5ad(texts / "o.h5ad").obs, ad.read_h5ad(texts / "in.h5ad").obs
+    pd.testing.assert_frame_equal(obs[obs.columns[:-5]], old)
+
+
+@pytest.mark.filterwarnings("default")  # of anndata on writing zarr stores
+@pytest.mark.parametrize("step", ["sync_tree", "apply"])
+def test_a_copy_of_a_store_on_a_full_disk_is_none(folder, monkeypatch, capsys, step):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"scgp.scale.zarr_store.{step}", fail)
+    assert main(["annotate", "in.zarr", "o.zarr"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == (
+        "scgp: error: o.zarr could not be written (No space left on device), and nothing of it "
+        "was; make room, or name another place"
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["in.h5ad", "in.zarr"]

@@ -1,5 +1,7 @@
 """Cells and published profiles as mean profiles; what makes labels and tissues alike."""
 
+import tracemalloc
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -10,7 +12,13 @@ from benchmarks.expression_methods import pearson
 from scgp.cells.draw import read_profiles
 from scgp.errors import ArgumentError, MissingColumnError
 from scgp.phenotypes.ontology import Ontology
-from scgp.training.mean_profiles import FEWEST_CELLS, CellMeans, make_profiles, rows_of_profiles
+from scgp.training.mean_profiles import (
+    FEWEST_CELLS,
+    AveragedCells,
+    CellMeans,
+    make_profiles,
+    rows_of_profiles,
+)
 from scgp.what_if.alike import group_likeness, label_likeness, tissue_likeness, usual_tissues
 
 B_CELL, T_CELL, NK = "CL:0000236", "CL:0000084", "CL:0000623"
@@ -25,9 +33,44 @@ def test_means_over_cells_are_of_cp10k_and_need_enough_cells():
     means = CellMeans(code, 2, 5)
     for start in range(0, len(linear), 4):  # blocks that cut through groups
         means.add(start, sp.csr_matrix(np.log1p(linear[start : start + 4])))
-    mean_RG, enough_R = means.means()
-    np.testing.assert_allclose(np.expm1(mean_RG[0]), linear[:FEWEST_CELLS].mean(0), rtol=1e-5)
-    assert enough_R.tolist() == [True, False]
+    mean_RG, group_R = means.means()
+    np.testing.assert_allclose(np.expm1(mean_RG[:][0]), linear[:FEWEST_CELLS].mean(0), rtol=1e-5)
+    assert (mean_RG.shape, group_R.tolist()) == ((1, 5), [0])
+
+
+def test_groups_of_few_cells_take_no_memory():
+    """Synthetic: 4,000 donors of two cells, and one of 16, six of which have no count."""
+    rng, n_genes = np.random.default_rng(0), 5000
+    code = np.concatenate([np.repeat(np.arange(4000), 2), np.full(16, 4000)])
+    value = sp.random(len(code), n_genes, 0.001, format="csr", random_state=rng, dtype=np.float32)
+    value = sp.vstack([value[:-6], sp.csr_matrix((6, n_genes), dtype=np.float32)], format="csr")
+    tracemalloc.start()
+    means = CellMeans(code, 4001, n_genes)
+    means.add(0, value)
+    mean_RG, group_R = means.means()
+    found = mean_RG[:]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5e6  # a row of each donor would be 80 MB
+    assert group_R.tolist() == [4000]
+    sum_G = np.asarray(value[-16:].expm1().sum(axis=0, dtype=np.float32)).ravel()
+    np.testing.assert_array_equal(found[0], np.log1p(sum_G / np.int64(10)))
+
+
+def test_profiles_are_those_of_all_rows_in_memory(all_blood, model):
+    """Rows that are made when asked for give the same profiles, to the last bit."""
+    label = all_blood.obs["cell_type"]
+    averaged = AveragedCells(model, label, None, pd.Series(np.arange(700) % 3, label.index))
+    token_V = model.genes.match(all_blood.var_names).token_of_column
+    tokens = model.tokenizer.tokenize(all_blood.X, token_V)
+    averaged.add(
+        0, tokens.values(model.config.n_genes), np.isin(np.arange(model.config.n_genes), token_V)
+    )
+    value_RG, measured_RG, keys = averaged.rows()
+    found = make_profiles(model, [(value_RG, measured_RG, keys)]).arrays()
+    whole = make_profiles(model, [(value_RG[:], np.array(measured_RG), keys)]).arrays()
+    assert found.keys() == whole.keys()
+    assert all(found[name].tobytes() == whole[name].tobytes() for name in found)
 
 
 def test_a_label_is_most_like_itself_and_free_text_less(model):

@@ -1,5 +1,7 @@
 """Words that say there is no label: no verb makes a cell type of them, and each says so."""
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -37,6 +39,13 @@ def test_text_keeps_the_index_and_the_words_of_the_user():
     assert told_words(column) == "1 say ' nA'"
     categories = column.map(str, na_action="ignore").astype("category")
     assert label_text(categories).tolist() == ["T/NK", None, None, "3", "1.5", "True"]
+
+
+def test_what_fills_a_text_up_is_no_part_of_it(blood):
+    assert label_text(pd.Series(["B cell\0\0", "nan\0", "\0"])).tolist() == ["B cell", None, None]
+    blood.obs["label"] = np.repeat(["B cell\0", "B cell", "monocyte"], 40).astype(object)
+    index = scgp.build_index(blood, label_key="label", progress=False)
+    assert index.labels == ["B cell", "monocyte"]
 
 
 def test_no_labels_at_all():
@@ -133,3 +142,23 @@ def test_an_atlas_without_a_label_says_what_to_pass(all_blood):
         scgp.build_index(cells, label_key="type", progress=False)
     assert "a label in obs['type'] and a count: 0 of 20 have a label" in str(error.value)
     assert "as label_key" in str(error.value)
+
+
+@pytest.mark.parametrize("word", [None, "", "unknown", " NA "])
+def test_no_study_is_no_study_however_it_is_written(blood, word):
+    """One study and cells of none: nothing is compared between studies."""
+    blood.obs["study"] = np.array(["one", word] * 60, object)
+    blood.obsm["X_own"] = blood.obsm["X_umap"]
+    told = [f"60 of 120 cells are of no study in obs['study'] (60 say {word!r})"]
+    told *= bool(word)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        index = scgp.build_index(
+            blood, label_key="cell_type", study_key="study", background=False, progress=False
+        )
+    assert [str(w.message) for w in caught] == told
+    assert index.studies == ["", "one"]
+    assert index.pairwise is None
+    with pytest.warns(ScgpWarning) as caught:
+        scgp.build_index(blood, label_key="cell_type", study_key="study", use_rep="X_own")
+    assert "not calibrated" in str(caught[-1].message)

@@ -250,7 +250,7 @@ def _refused(adata, state, texts, words, error=ArgumentError, **options):
         (["B \ud800 cell"], "no file can"),
         (["B cell", "UBERON:0002048"], "'UBERON:0002048' reads as an ontology id.*in words"),
         ("CL:9999999", "'CL:9999999' reads as an ontology id"),
-        ("CL_0000236", "'CL_0000236' reads as an ontology id"),
+        ("cl_9999999", "'cl_9999999' reads as an ontology id"),
     ],
 )
 def test_texts_that_cannot_be_read(blood, state, texts, words, monkeypatch):

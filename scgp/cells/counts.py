@@ -241,6 +241,8 @@ def _open(adata: ad.AnnData, where: str, *, advice: Callable[[], str]) -> CountM
     if matrix is None:
         message = f"adata.{where} is None: there are no counts in it{advice()}"
         raise CountsError(message)
+    if hasattr(var, "to_memory"):  # the table of a lazily read AnnData
+        var = var.to_memory()
     return CountMatrix(matrix, var=var, obs_names=adata.obs_names, where=where, advice=advice)
 
 

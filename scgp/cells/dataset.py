@@ -20,6 +20,7 @@ import scipy.sparse as sp
 
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import GeneVocabulary, match_genes
+from scgp.cells.h5ad_file import open_backed
 from scgp.cells.no_label import label_text, told_words
 from scgp.cells.soma import TILE_ROWS, SomaCells, SomaSource, is_soma
 from scgp.errors import ArgumentError, MissingColumnError, warn_user
@@ -70,8 +71,8 @@ class CellDataset:
     Raises
     ------
     ArgumentError
-        There is no source, a file or experiment is not there, or `layer` or `use_raw` is given and
-        no source is an AnnData.
+        There is no source, a file or experiment is not there, a file holds no AnnData, or `layer`
+        or `use_raw` is given and no source is an AnnData.
     MissingColumnError
         A source lacks a column that was named.
     CountsError, GeneError
@@ -327,7 +328,7 @@ def _open(source: Source) -> Any:
             "soma:// and the address of a SOMA experiment"
         )
         raise ArgumentError(msg)
-    return ad.read_h5ad(source, backed="r")
+    return open_backed(Path(source))
 
 
 def _counts(cells: Any, layer: str | None, *, use_raw: bool | None) -> CountMatrix:

@@ -19,6 +19,8 @@ NO_LABEL = frozenset({
 def label_text(column: pd.Series) -> pd.Series:
     """Return labels as text without blanks around it; None where one is missing or of `NO_LABEL`.
 
+    NUL, with which HDF5 fills texts of one length up, is a blank, too.
+
     Examples
     --------
     >>> label_text(pd.Series(["B cell ", " Unknown", "NaN", None, "other"])).tolist()
@@ -26,7 +28,8 @@ def label_text(column: pd.Series) -> pd.Series:
     """
     values = column.astype(object)
     code_N, names = pd.factorize(values.where(values.notna(), None))  # names are few, cells many
-    text = [None if says_none(str(name)) else str(name).strip() for name in names]
+    read = [str(name).replace("\0", " ").strip() for name in names]
+    text = [None if says_none(name) else name for name in read]
     found_N = [None if code < 0 else text[code] for code in code_N.tolist()]
     return pd.Series(found_N, index=column.index, dtype=object)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUPPORTED = ("CL", "UBERON", "MONDO")
+
+
+#: An id of any OBO ontology (CL, UBERON, MONDO ...), also as in its web address.
+_ID = re.compile(r"([A-Za-z]+)[:_](\d{7})")
+
+
+def as_id(text: str) -> str:
+    """Return the id that a text reads as, of whatever ontology, or "".
+
+    Examples
+    --------
+    >>> as_id("cl_0000236"), as_id("B cell")
+    ('CL:0000236', '')
+    """
+    found = _ID.fullmatch(text.strip())
+    return "" if found is None else f"{found[1].upper()}:{found[2]}"
 
 
 def _normal(label: str) -> str:
@@ -214,11 +231,12 @@ class Ontology:
     def id_of(self, label: str) -> str:
         """Return the live term that ``label`` names, or ``""``.
 
-        Tried in this order, all without regard to case: the id itself (an obsolete one gives its
-        replacement), a label, a synonym that one term alone has, the label of an obsolete term.
+        Tried in this order, all without regard to case: the id itself, also with "_" in place of
+        ":" (an obsolete one gives its replacement), a label, a synonym that one term alone has, the
+        label of an obsolete term.
         """
-        if label in self._tables.terms:
-            return _live_id(self._tables.terms, label)
+        if (term_id := as_id(label)) in self._tables.terms:
+            return _live_id(self._tables.terms, term_id)
         name, tables = _normal(label), self._tables
         for names in (tables.id_of_label, tables.id_of_synonym, tables.id_of_obsolete):
             if name in names:

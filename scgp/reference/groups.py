@@ -8,7 +8,7 @@ Shapes: R rows (mean profiles as given), P groups (one label, tissue and source)
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Groups:
     @classmethod
     def of(
         cls,
-        value_RG: NDArray[np.float32],
+        value_RG: Any,
         measured_RG: NDArray[np.bool_],
         keys: Sequence[tuple[str, str, str]],
     ) -> Groups:
@@ -59,7 +59,7 @@ class Groups:
         Parameters
         ----------
         value_RG
-            log1p(CP10k) of mean expression.
+            log1p(CP10k) of mean expression: an array, or what gives one for the rows asked for.
         measured_RG
             Where False, the value is not zero but unknown.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgp.errors import ArgumentError, FingerprintError
+from scgp.errors import ArgumentError, FingerprintError, warn_user
 from scgp.reference.contents import content_fault, maker_fault, text_codes
 from scgp.reference.head import draw, fit_head
 from scgp.reference.kinship import shared_head
@@ -46,6 +46,7 @@ def merged(
     first = indexes[0]
     if len(indexes) == 1 and likeness_TT is None:  # the same cells: nothing is fitted anew
         return first if search == "auto" else _searched(first, search=search, seed=seed)
+    indexes = _named_alike(indexes)
     labels = sorted({label for index in indexes for label in index.labels})
     studies = sorted({study for index in indexes for study in index.studies})
     code_N = _recoded([(i.code_N, i.labels) for i in indexes], labels)
@@ -207,6 +208,30 @@ def _check_alike(indexes: Sequence[ReferenceIndex]) -> None:
             raise ArgumentError(message)
 
 
+def _named_alike(indexes: Sequence[ReferenceIndex]) -> list[ReferenceIndex]:
+    """Call a term in every index as the first one does that has it, and tell which were renamed.
+
+    Their labels are then in no order, and two of one index may be the same.
+    """
+    there: set[str] = set()
+    name_of: dict[str, str] = {}
+    named: list[ReferenceIndex] = []
+    told: dict[str, str] = {}
+    for index in indexes:
+        own = list(zip(index.labels, index.label_ids, strict=True))
+        labels = [label if label in there else name_of.get(term, label) for label, term in own]
+        told |= {old: new for old, new in zip(index.labels, labels, strict=True) if old != new}
+        named.append(dataclasses.replace(index, labels=labels) if labels != index.labels else index)
+        there.update(labels)
+        for label, (_, term) in zip(labels, own, strict=True):
+            if term:
+                name_of.setdefault(term, label)
+    if told:
+        pairs = ", ".join(f"{old!r} as {new!r}" for old, new in told.items())
+        warn_user(f"names of one term in the indexes become one label: {pairs}")
+    return named
+
+
 def _recoded(parts: list[tuple[NDArray[np.int32], list[str]]], names: list[str]) -> Any:
     """Return codes of all parts in the order of the names of all."""
     there = np.array(names, object)
@@ -251,7 +276,7 @@ def _background(indexes: Sequence[ReferenceIndex], labels: list[str]) -> Backgro
     read_TU = np.zeros((len(labels), len(first.ids)), np.float32)
     for index in indexes:
         if index.background is not None and index.background.ids == first.ids:
-            read_TU[np.searchsorted(labels, index.labels)] += index.background.read_TU
+            np.add.at(read_TU, np.searchsorted(labels, index.labels), index.background.read_TU)
     ids = tuple(_ids(indexes, labels))
     whole = dataclasses.replace(first, label_ids=ids, read_TU=read_TU)
     return whole if np.all(whole.known_T | read_TU.any(axis=1)) else None

@@ -204,11 +204,10 @@ class ReferenceIndex(IndexParts):
         Raises
         ------
         ArgumentError
-            The queries are not finite or have another width, or ``k`` is below 1.
+            The queries are not finite or have another width, or ``k`` is no count.
         """
         query_BD = check_queries(query_BD, self.width, k)
-        k = min(k, self.n_cells)
-        return self.store.search(query_BD, k)
+        return self.store.search(query_BD, min(k, self.n_cells))
 
     def on(self, device: str | torch.device) -> ReferenceIndex:
         """Return the same index, searched on a device; lists stay with FAISS on the CPU.
@@ -316,8 +315,8 @@ class ReferenceIndex(IndexParts):
         the first index, without label sets and without a bound for texts (``novelty_text``), which
         were measured on its own cells.
 
-        One index alone, without `likeness_TT`, keeps its heads and its calibration; with `search`
-        "auto" it is returned as it is.
+        A term has the name of the first index with it; a warning tells others. One index alone,
+        without `likeness_TT`, keeps heads and calibration; with `search` "auto" it is returned.
 
         Parameters
         ----------

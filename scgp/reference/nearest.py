@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgp.errors import CheckpointError
+from scgp.errors import ArgumentError, CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +96,16 @@ class Lists:
     probes: int = 1
     recall: tuple[float, float] = (0.0, 0.0)
     mapped: mmap.mmap | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.mapped is not None:
+            message = (
+                "the index was opened with memory_map=True, and its lists, which are in a file, "
+                "cannot be sent to another process. Save it where that sees it, and pass the path "
+                "as index=; or open it without memory_map"
+            )
+            raise ArgumentError(message)
+        return vars(self)
 
     @property
     def n_lists(self) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgp.errors import ArgumentError, CheckpointError
+from scgp.number import whole_number
 from scgp.reference.contents import UNIT_SLACK, vector_fault
 from scgp.reference.nearest import ROWS, Lists, exact_rows, make_lists, nearest_of, rows_on_device
 
@@ -257,7 +258,7 @@ def check_queries(query_BD: NDArray[Any], width: int, k: int) -> NDArray[np.floa
     Raises
     ------
     ArgumentError
-        They are not finite or have another width, or ``k`` is below 1.
+        They are not finite or have another width, or ``k`` is no whole number from 1 on.
     """
     query_BD = np.ascontiguousarray(query_BD, np.float32)
     if query_BD.ndim != 2 or query_BD.shape[1] != width:
@@ -266,9 +267,9 @@ def check_queries(query_BD: NDArray[Any], width: int, k: int) -> NDArray[np.floa
             "of the model that made the index"
         )
         raise ArgumentError(message)
-    if k < 1 or not np.isfinite(query_BD).all():
-        found = f"k is {k}" if k < 1 else "queries hold NaN or infinite values"
-        message = f"{found}; expected k >= 1 and finite vectors"
+    whole_number(k, "k", least=1)
+    if not np.isfinite(query_BD).all():
+        message = "queries hold NaN or infinite values; expected finite vectors"
         raise ArgumentError(message)
     return query_BD
 

@@ -1,18 +1,44 @@
-"""A copy of a zarr store with labels, for the command line: it appears whole or not at all."""
+"""A copy of a file with labels, for the command line.
+
+That of a store appears whole or not at all; that of an .h5ad file has a passing name, and becomes
+what was asked for by the caller, together with a picture.
+"""
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import anndata as ad
+import h5py
 
 from scgp.annotate import annotate
 from scgp.answer_columns import column_names
+from scgp.errors import FileError
 from scgp.scale import zarr_store
+from scgp.scale.h5ad import put_slots
 from scgp.scale.stored import opened_cells
-from scgp.scale.written import Slots, columns_of
+from scgp.scale.written import slots_of
+
+
+def write_copy(
+    source: Path, target: Path, adata: ad.AnnData, *, key_added: str, vectors: bool
+) -> None:
+    """Copy an .h5ad file, and write into the copy what `annotate` wrote into its AnnData.
+
+    All else stays as it is, to the byte; a file of before anndata 0.7, to which nothing can be
+    added, is written anew.
+    """
+    with h5py.File(source) as file:
+        groups = ("obs", "var", "obsm", "uns")
+        old = any(isinstance(file.get(group), h5py.Dataset) for group in groups)
+    if old:
+        adata.to_memory().write_h5ad(target)
+        return
+    shutil.copyfile(source, target)
+    with h5py.File(target, "r+") as file:
+        put_slots(file, source, slots_of(adata, key_added, vectors=vectors))
 
 
 def annotate_copy(source: Path, target: Path, options: Mapping[str, Any]) -> dict[str, int]:
@@ -28,20 +54,18 @@ def annotate_copy(source: Path, target: Path, options: Mapping[str, Any]) -> dic
     Returns
     -------
     The number of cells of each status.
+
+    Raises
+    ------
+    FileError
+        The copy could not be written; nothing of it is there.
     """
     use_rep, key_added = options.get("use_rep"), options["key_added"]
     obsm = () if use_rep is None else (use_rep,)
     columns, smooth = column_names(key_added), options.get("smooth")
     with opened_cells(source, obsm=obsm, columns=columns, smooth=smooth) as adata:
         annotate(adata, **options)
-    vectors_BE = adata.obsm[f"X_{key_added}"] if use_rep is None else None
-
-    def vectors() -> Iterator[tuple[int, np.ndarray]]:
-        if vectors_BE is not None:
-            yield 0, vectors_BE
-
-    shape = None if vectors_BE is None else vectors_BE.shape
-    slots = Slots(key_added, columns_of(adata.obs, columns), adata.uns[key_added], shape, vectors)
+    slots = slots_of(adata, key_added, vectors=use_rep is None)
     temporary = target.with_name(f".{os.getpid()}-{target.name}")
     folder = target.with_name(f".{os.getpid()}-{target.name}.scgp")
     try:
@@ -49,8 +73,23 @@ def annotate_copy(source: Path, target: Path, options: Mapping[str, Any]) -> dic
         shutil.copytree(source, temporary)
         zarr_store.write_slots(temporary, folder, slots)
         temporary.rename(target)
+    except OSError as error:  # what is told of a store in place would be untrue of a copy
+        msg = (
+            f"{target} could not be written ({_reason(error)}), and nothing of it was; make room, "
+            "or name another place"
+        )
+        raise FileError(msg) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
     counts = adata.obs[f"{key_added}_status"].value_counts()
     return {str(name): int(n) for name, n in counts.items()}
+
+
+def _reason(error: OSError) -> object:
+    """Return why a write failed, of the first file that did, in the system's words."""
+    if isinstance(error, FileError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    if isinstance(error, shutil.Error):
+        return error.args[0][0][2]
+    return error.strerror or error

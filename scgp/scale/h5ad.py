@@ -4,6 +4,7 @@ Owns what is changed in the file; `redo` owns that all of it is, or nothing. Wha
 before is unlinked first, so that HDF5 uses its room again.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def write_slots(path: Path, folder: Path, slots: Slots) -> None:
     try:
         try:
             with h5py.File(held, "r+") as file:
-                _write(file, path, slots, held)
+                put_slots(file, path, slots, held.check)
         finally:
             held.check()  # the reason, if HDF5 stumbled over a write that failed, or did not notice
         held.commit()
@@ -68,7 +69,16 @@ def write_slots(path: Path, folder: Path, slots: Slots) -> None:
         raise
 
 
-def _write(file: h5py.File, path: Path, slots: Slots, held: HeldFile) -> None:
+def put_slots(
+    file: h5py.File, path: Path, slots: Slots, check: Callable[[], object] = lambda: None
+) -> None:
+    """Write all slots into an open file, and nothing else; `check` is called after each part.
+
+    Raises
+    ------
+    ArgumentError, FileError
+        As `check_index` and `check_layout` do.
+    """
     check_layout(file, path)
     for group in ("obsm", "uns"):
         if group not in file:
@@ -81,11 +91,11 @@ def _write(file: h5py.File, path: Path, slots: Slots, held: HeldFile) -> None:
         del obs[name]
     obs.attrs["column-order"] = np.array(slots.order(before), object)
     slots.write_facts(file["uns"])
-    held.check()
+    check()
     if slots.shape is not None:
         obsm: Any = file["obsm"]
         if slots.vectors_key in obsm:
             del obsm[slots.vectors_key]
         array = obsm.create_dataset(slots.vectors_key, shape=slots.shape, dtype=np.float32)
         array.attrs.update(ARRAY)
-        slots.fill(array, held.check)
+        slots.fill(array, check)

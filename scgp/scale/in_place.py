@@ -20,7 +20,7 @@ from scgp.annotate import EMPTY, annotate
 from scgp.answer_columns import column_names, label_columns, profile_facts
 from scgp.asking import asked_labeller
 from scgp.cells.counts import CountMatrix
-from scgp.cells.genes import match_genes
+from scgp.cells.genes import GeneMatch, match_genes
 from scgp.device import resolve_device
 from scgp.embed import facts_of
 from scgp.errors import ArgumentError, warn_user
@@ -33,7 +33,7 @@ from scgp.reference.index import ReferenceIndex
 from scgp.scale import h5ad, redo, zarr_store
 from scgp.scale.parts import WorkFolder
 from scgp.scale.stored import check_source, is_store, opened_cells
-from scgp.scale.written import Slots, columns_of
+from scgp.scale.written import Slots, slots_of
 from scgp.slots import check_key
 from scgp.smoothing import check_smooth, read_clusters, smoothed
 
@@ -137,6 +137,9 @@ def annotate_file(
     with WorkFolder(path) as work:
         finished = (zarr_store if is_store(path) else redo).recover(path, work.folder)
         if use_rep is not None:
+            if finished:
+                work.forget()
+            work.check_free(resume=resume)
             slots = _by_representation(
                 path, use_rep, reference=reference, label_key=label_key, index=index,
                 labels=labels, model=model, encoder=encoder, tissue=tissue,
@@ -157,17 +160,20 @@ def annotate_file(
                     device=device, progress=progress,
                 )  # fmt: skip
                 asked |= {} if smooth is None else {"smooth": smooth}
+                match = match_genes(counts, labeller.model.genes)
                 run = _run(
-                    labeller, asked, counts, adata.obs_names, cluster_N=cluster_N,
+                    labeller, asked, counts, match, adata.obs_names, cluster_N=cluster_N,
                     key_added=key_added, device=device,
                 )  # fmt: skip
                 if finished and not work.holds(run):  # what is in the file now is another answer
                     work.forget()
                 finished = finished and resume and work.holds(run)
                 work.begin(run, resume=resume)
-                facts = _answer(
-                    work, labeller, counts, batch_size=batch_size, device=device, progress=progress
-                )
+                _answer(
+                    work, labeller, counts, match,
+                    batch_size=batch_size, device=device, progress=progress,
+                )  # fmt: skip
+                facts = facts_of(labeller.model, counts, match)
             slots = _kept(work, labeller, facts | asked, key_added, cluster_N)
         if use_rep is not None or not finished:
             target.write_slots(path, work.folder, slots)
@@ -191,14 +197,14 @@ def _answer(
     work: WorkFolder,
     labeller: Labeller,
     counts: CountMatrix,
+    match: GeneMatch,
     *,
     batch_size: int,
     device: str | None,
     progress: bool,
-) -> dict[str, object]:
-    """Answer the cells that have no answer yet, and keep each block; return the facts."""
+) -> None:
+    """Answer the cells that have no answer yet, and keep each block."""
     on = resolve_device(device)
-    match = match_genes(counts, labeller.model.genes)
     with progress_bar(counts.n_cells, what="annotate", unit="cell", shown=progress) as advance:
         advance(work.n_done)
         blocks = label_blocks(
@@ -208,7 +214,6 @@ def _answer(
         for start, part in blocks:
             work.keep(start, part)
             advance(part.n_cells)
-    return facts_of(labeller.model, counts, match)
 
 
 def _kept(
@@ -251,7 +256,7 @@ def _by_representation(
     annotate(
         cells, use_rep=use_rep, smooth=smooth, key_added=key_added, progress=False, **arguments
     )
-    return Slots(key_added, columns_of(cells.obs, columns), cells.uns[key_added])
+    return slots_of(cells, key_added, vectors=False)
 
 
 def _statuses(slots: Slots) -> dict[str, int]:
@@ -263,6 +268,7 @@ def _run(
     labeller: Labeller,
     asked: dict[str, object],
     counts: CountMatrix,
+    match: GeneMatch,
     cell_names: Iterable[object],
     *,
     cluster_N: np.ndarray | None,
@@ -292,6 +298,7 @@ def _run(
         "cells": counts.n_cells,
         "cell names": _digest_of(cell_names),
         "gene names": _digest_of(counts.var_names),
+        "genes": fingerprint(match.token_of_column),  # also those that a column of var names
         "values": probe.hexdigest()[:16],
         "key_added": key_added,
         "device": device or "cpu",

@@ -159,14 +159,28 @@ class WorkFolder:
         other = [key for key in {**kept, **run} if kept.get(key) != run.get(key)]
         if other:
             told = "; ".join(f"{key} was {kept.get(key)!r}, now {run.get(key)!r}" for key in other)
-            msg = (
-                f"{self.folder} holds an unfinished run that is not this one: {told}. Run it as it "
-                "was to finish it, or pass resume=False (--restart) to begin anew"
-            )
-            raise ArgumentError(msg)
+            raise self._other_run(told)
         self._parts = self._whole_parts()
         if self._parts:
             logger.info("%s cells were answered before; going on", f"{self.n_done:,}")
+
+    def check_free(self, *, resume: bool) -> None:
+        """Refuse what a run left, for one that keeps nothing; not where it is to be forgotten.
+
+        Raises
+        ------
+        ArgumentError
+            An unfinished run is kept here.
+        """
+        if resume and self.begun is not None:
+            msg = "that one reads the counts of cells, this one use_rep"
+            raise self._other_run(msg)
+
+    def _other_run(self, told: str) -> ArgumentError:
+        return ArgumentError(
+            f"{self.folder} holds an unfinished run that is not this one: {told}. Run it as it "
+            "was to finish it, or pass resume=False (--restart) to begin anew"
+        )
 
     def keep(self, start: int, part: Labelled) -> None:
         """Keep the answers to a block of cells; `start` is the position of its first."""

@@ -284,7 +284,10 @@ def lock(file: Any, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        msg = f"{path} is open in another program; close it there, then run this again"
+        msg = (
+            f"{path} is open in another program (or in this session: an AnnData opened with "
+            "backed= holds it; adata.file.close() lets it go); close it there, then run this again"
+        )
         raise FileError(msg) from error
     except OSError as error:
         if error.errno not in {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}:

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from scgp.cells.h5ad_file import of_10x
 from scgp.errors import ArgumentError, FileError, MissingColumnError
 from scgp.groups import no_column
 
@@ -111,12 +112,15 @@ def check_layout(root: Any, path: Path) -> None:
     Raises
     ------
     FileError
-        Its ``obs`` is missing or no group: a layout of before anndata 0.7.
+        Its ``obs`` is missing or no group: no AnnData, or a layout of before anndata 0.7.
     """
     groups = [name for name in ("obs", "var", "obsm", "uns") if name in root]
     old = [name for name in groups if not hasattr(root[name], "keys")]
-    if old or "obs" not in groups or "_index" not in root["obs"].attrs:
-        found = f"{old[0]!r} is no group" if old else "there is no table 'obs'"
+    if "obs" not in groups:
+        msg = f"{path} holds no AnnData (there is no 'obs' in it){of_10x(root)}"
+        raise FileError(msg)
+    if old or "_index" not in root["obs"].attrs:
+        found = f"{old[0]!r} is no group" if old else "'obs' has no names of cells"
         msg = (
             f"{path} has no layout of anndata 0.7 or later ({found}); read it with anndata, write "
             "it anew with write_h5ad or write_zarr, and annotate what that wrote"

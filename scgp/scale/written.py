@@ -6,15 +6,14 @@ two it is, nor how either is changed in one step.
 Shape suffixes: B cells of a block, E width of the joint space.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 
-from scgp.answer_columns import left_over
+from scgp.answer_columns import column_names, left_over
 
 #: How anndata marks a dense array.
 ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
@@ -82,9 +81,18 @@ class Slots:
         return left_over(self.columns, self.key_added, [str(name) for name in before])
 
 
-def columns_of(obs: pd.DataFrame, names: Collection[str]) -> dict[str, Any]:
-    """Return those of the columns that are there, as they are written: arrays, and categoricals."""
-    return {str(name): obs[name].values for name in obs if name in names}
+def slots_of(adata: ad.AnnData, key_added: str, *, vectors: bool) -> Slots:
+    """Return what `annotate` wrote into an AnnData: arrays, and categoricals.
+
+    Without `vectors`, as after ``use_rep``, those in ``obsm`` are not among it.
+    """
+    names = column_names(key_added)
+    columns = {str(name): adata.obs[name].values for name in adata.obs if name in names}
+    facts = adata.uns[key_added]
+    if not vectors:
+        return Slots(key_added, columns, facts)
+    cell_BE = adata.obsm[f"X_{key_added}"]
+    return Slots(key_added, columns, facts, cell_BE.shape, lambda: iter([(0, cell_BE)]))
 
 
 def _settings(group: Any) -> dict[str, Any]:

@@ -32,11 +32,28 @@ CELLS = "cells"
 LABEL, TISSUE = "cell_type_ontology_term_id", "tissue_ontology_term_id"
 
 #: Mean profiles: log1p(CP10k), what is measured, and label, tissue and source of each.
-Rows = tuple[np.ndarray, np.ndarray, list[tuple[str, str, str]]]
+Rows = tuple["np.ndarray | LogMeans", np.ndarray, list[tuple[str, str, str]]]
+
+
+class LogMeans:
+    """Mean profiles, R x G, log1p of means: made of their sums, float64, when rows are asked for.
+
+    Of an atlas of many donors all of them at once would be twice as large as the sums.
+    """
+
+    def __init__(self, sum_RG: np.ndarray, count_R: np.ndarray) -> None:
+        self._sum_RG, self._count_R = sum_RG, count_R
+        self.shape = sum_RG.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        return np.log1p(self._sum_RG[rows] / np.maximum(self._count_R[rows], 1)[:, None])
 
 
 class CellMeans:
-    """Means of CP10k over groups of cells that come in blocks.
+    """Means of CP10k over groups of cells that come in blocks; none of groups of few cells.
 
     Parameters
     ----------
@@ -47,24 +64,31 @@ class CellMeans:
     """
 
     def __init__(self, code_B: np.ndarray, n_groups: int, n_genes: int) -> None:
-        self._code_B = code_B
-        self._sum_RG = np.zeros((n_groups, n_genes), np.float32)
-        self._count_R = np.zeros(n_groups, np.int64)
+        n_cells = np.bincount(code_B[code_B >= 0], minlength=n_groups)
+        self._group_R = np.flatnonzero(n_cells >= FEWEST_CELLS)
+        row_of = np.full(n_groups + 1, -1)  # the last is that of -1
+        row_of[self._group_R] = np.arange(len(self._group_R))
+        self._row_B = row_of[code_B]
+        self._sum_RG = np.zeros((len(self._group_R), n_genes), np.float32)
+        self._count_R = np.zeros(len(self._group_R), np.int64)
 
     def add(self, first: int, value_BG: sp.csr_matrix) -> None:
         """Add the cells from `first` on, log1p(CP10k); cells without a count are left out."""
-        code_B = self._code_B[first : first + value_BG.shape[0]]
-        rows = np.flatnonzero((code_B >= 0) & (np.diff(value_BG.indptr) > 0))
-        code_B = code_B[rows]
-        linear_BG = value_BG[rows].expm1()
-        self._count_R += np.bincount(code_B, minlength=len(self._count_R))
-        for code in np.unique(code_B):
-            self._sum_RG[code] += np.asarray(linear_BG[code_B == code].sum(axis=0)).ravel()
+        row_B = self._row_B[first : first + value_BG.shape[0]]
+        used = np.flatnonzero((row_B >= 0) & (np.diff(value_BG.indptr) > 0))
+        row_B = row_B[used]
+        linear_BG = value_BG[used].expm1()
+        self._count_R += np.bincount(row_B, minlength=len(self._count_R))
+        for row in np.unique(row_B):
+            self._sum_RG[row] += np.asarray(linear_BG[row_B == row].sum(axis=0)).ravel()
 
-    def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return log1p of the means (R x G), and which groups have cells enough."""
-        mean_RG = self._sum_RG / np.maximum(self._count_R, 1)[:, None]
-        return np.log1p(mean_RG), self._count_R >= FEWEST_CELLS
+    def means(self) -> tuple[LogMeans, np.ndarray]:
+        """Return log1p of the means of the groups that have cells enough, and which they are."""
+        enough_R = self._count_R >= FEWEST_CELLS  # fewer where cells have no count
+        if not enough_R.all():
+            self._sum_RG, self._count_R = self._sum_RG[enough_R], self._count_R[enough_R]
+            self._group_R = self._group_R[enough_R]
+        return LogMeans(self._sum_RG, self._count_R), self._group_R
 
 
 def cell_groups(
@@ -122,10 +146,9 @@ class AveragedCells:
 
     def rows(self) -> Rows:
         """Return the mean profiles."""
-        value_RG, enough_R = self._means.means()
-        kept = np.flatnonzero(enough_R)
-        measured_RG = np.tile(self._measured_G, (len(kept), 1))
-        return value_RG[kept], measured_RG, [(*self._keys[r][:2], CELLS) for r in kept]
+        value_RG, group_R = self._means.means()
+        measured_RG = np.broadcast_to(self._measured_G, value_RG.shape)
+        return value_RG, measured_RG, [(*self._keys[r][:2], CELLS) for r in group_R]
 
 
 def _texts(column: pd.Series) -> list[str]:
@@ -167,10 +190,9 @@ def rows_of_corpus(model: Model, corpus: Corpus, types: TermTable) -> Rows:
     means, columns = CellMeans(code_N, len(keys), n_genes), np.arange(n_genes)
     for row_B, counts in corpus.blocks():
         means.add(int(row_B[0]), model.tokenizer.tokenize(counts, columns).values(n_genes))
-    value_RG, enough_R = means.means()
-    kept = np.flatnonzero(enough_R)
-    measured_RG = corpus.measured_SG[[int(keys[r][2]) for r in kept]]
-    return value_RG[kept], measured_RG, [(keys[r][0], keys[r][1], CELLS) for r in kept]
+    value_RG, group_R = means.means()
+    measured_RG = corpus.measured_SG[[int(keys[r][2]) for r in group_R]]
+    return value_RG, measured_RG, [(keys[r][0], keys[r][1], CELLS) for r in group_R]
 
 
 def rows_of_profiles(model: Model, profiles: ad.AnnData, source: str) -> Rows:
@@ -223,7 +245,15 @@ def make_profiles(model: Model, parts: Sequence[Rows]) -> Profiles | None:
     """Fit profiles to rows; None where there are none."""
     if not any(keys for _, _, keys in parts):
         return None
-    values, measured, keys = zip(*(part for part in parts if part[2]), strict=True)
-    every_key = [key for of_part in keys for key in of_part]
-    groups = Groups.of(np.concatenate(values), np.concatenate(measured), every_key)
+    value_RG, measured_RG, keys = _joined([part for part in parts if part[2]])
+    groups = Groups.of(value_RG, measured_RG, keys)
     return fit_profiles(groups, *group_likeness(groups.label_ids, groups.tissue_ids, model))
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    """Return all rows; those of one part are not copied."""
+    if len(parts) == 1:
+        return parts[0]
+    values, measured, keys = zip(*parts, strict=True)
+    value_RG = np.concatenate([of_part[:] for of_part in values])
+    return value_RG, np.concatenate(measured), [key for of_part in keys for key in of_part]

@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import anndata as ad
 import h5py
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from annotated_files import SLOTS, content, read, same
 
 
 @pytest.fixture
-def interrupted(monkeypatch, file_of, blood_index):
+def interrupted(monkeypatch, file_of, blood_index, ensembl_ids):
     """A file whose annotation was ended after two blocks of three; also counts cells read."""
     answered = Labeller.answered
     n_read: list[int] = []
@@ -32,8 +33,10 @@ def interrupted(monkeypatch, file_of, blood_index):
         n_read.append(counts.shape[0])
         return real(self, counts, *args)
 
-    def interrupt(kind, after=2):
+    def interrupt(kind, after=2, *, ids=False):
         path, left = file_of(kind), [after]
+        if ids:
+            _name_by_ids(path, ensembl_ids)
 
         def answered_some(self, block):
             left[0] -= 1
@@ -51,6 +54,14 @@ def interrupted(monkeypatch, file_of, blood_index):
         return path, path.with_name(path.name + ".scgp"), n_read
 
     return interrupt
+
+
+def _name_by_ids(path, ensembl_ids):
+    """Leave the genes of a file to a column of var."""
+    adata = ad.read_h5ad(path)
+    adata.var["ensembl_id"] = ensembl_ids(adata.var_names)
+    adata.var_names = [f"row {i}" for i in range(adata.n_vars)]
+    adata.write_h5ad(path)
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr3"])
@@ -92,6 +103,19 @@ def test_a_run_of_other_arguments_is_refused(interrupted, annotate_file, blood_i
     assert read(path).uns["scgp"]["min_confidence"] == 0.9
 
 
+def test_answers_by_a_representation_take_no_kept_ones_away(interrupted, annotate_file, expected):
+    path, folder, n_read = interrupted("h5ad")
+    known = read(path)[:300].copy()
+    known.obs["kind"] = known.obs["bulk_labels"].astype(str)
+    options = {"use_rep": "X_pca", "reference": known, "label_key": "kind", "key_added": "rep"}
+    with pytest.raises(ArgumentError, match=r"run that is not this one: .* use_rep"):
+        scgp.annotate_file(path, progress=False, **options)
+    assert len(list(folder.glob("cells-*.npz"))) == 2
+    annotate_file(path)
+    assert n_read == [1400 - 1024]
+    same(read(path), expected)
+
+
 @pytest.mark.parametrize("what", ["values", "cell names", "gene names"])
 def test_a_run_on_other_cells_is_refused(interrupted, blood_index, what):
     path, _, _ = interrupted("h5ad")
@@ -103,6 +127,16 @@ def test_a_run_on_other_cells_is_refused(interrupted, blood_index, what):
             names = table[table.attrs["_index"]]
             names[5] = "another"
     with pytest.raises(ArgumentError, match=f"not this one: {what} was"):
+        scgp.annotate_file(path, index=blood_index, progress=False)
+
+
+def test_a_run_with_other_genes_of_the_same_names_is_refused(interrupted, blood_index):
+    """Names that say nothing stand beside a column of ids, which tells what gene each is."""
+    path, _, _ = interrupted("h5ad", ids=True)
+    with h5py.File(path, "r+") as file:
+        ids = file["var/ensembl_id"]
+        ids[...] = ids[...][::-1]
+    with pytest.raises(ArgumentError, match="not this one: genes was"):
         scgp.annotate_file(path, index=blood_index, progress=False)
 
 
@@ -136,6 +170,24 @@ def test_a_file_that_another_has_open_is_told_before_any_work(file_of, blood_ind
     path = file_of("h5ad")
     with h5py.File(path, "r"), pytest.raises(FileError, match="open in another program"):
         scgp.annotate_file(path, index=blood_index, progress=False)
+
+
+def test_a_file_that_this_session_holds_is_told(file_of, blood_index, capsys):
+    path = file_of("h5ad")
+    held = ad.read_h5ad(path, backed="r")
+    with pytest.raises(FileError, match=r"in this session: .* adata\.file\.close\(\) lets it go"):
+        scgp.annotate_file(path, index=blood_index, progress=False)
+    held.file.close()
+    command = ["annotate", str(path), "--in-place", "--label-key", "bulk_labels", "--reference"]
+    assert main([*command, str(path)]) == 2
+    assert "is the input too, which --in-place writes into" in capsys.readouterr().err
+
+
+def test_no_count_is_read_for_a_batch_of_none(file_of, blood_index, monkeypatch):
+    monkeypatch.setattr("scgp.asking.choose_counts", None)  # any reading would fail
+    path = file_of("h5ad")
+    with pytest.raises(ArgumentError, match="batch_size is 0; expected a whole number"):
+        scgp.annotate_file(path, index=blood_index, batch_size=0, progress=False)
 
 
 def test_two_runs_on_one_file_do_not_meet(file_of, blood_index):
