@@ -123,10 +123,12 @@ def polyfunctionality(
         Share of the matched genes whose effect is as large: a small one says that the gene stands
         out. No p of a test.
     ``replication`` : float
-        Cosine between the context means of two halves of the donors, mean over up to ten ways to
-        halve them; NaN with fewer than two donors that share contexts. Below 0 donors contradict
-        each other. With two contexts it is of one difference alone: where donors have nothing in
-        common its sign is chance, and often the same for most genes of a call.
+        Cosine between two halves of the donors of how far contexts are apart, donors and contexts
+        fitted together in each half, over the contexts that both have; mean over up to ten ways to
+        halve them. Ways that leave a half whose donors do not join its contexts do not count; NaN
+        where none is left. Below 0 donors contradict each other. With two contexts it is of one
+        difference alone: where donors have nothing in common its sign is chance, and often the same
+        for most genes of a call.
     ``effect_adjusted`` : float
         Effect after the gene's own value and its square, and the cell's counts and detected genes
         (logarithms) were regressed out.
