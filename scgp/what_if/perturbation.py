@@ -74,7 +74,8 @@ class Perturbation:
         not vary in the group, and in a group of fewer than 10 cells.
         All genes share the draws of the null, so that p counts no genes: rank by z. By falling
         absolute ``z`` within a group (``shift``, where there is no null). NaN where nothing was
-        read, and in the columns of the null where there is none, or none of that level (but for
+        read (no changed cell has another gene; of a group without a changed cell the shifts are
+        0), and in the columns of the null where there is none, or none of that level (but for
         deletions).
     null
         The expression-matched genes: ``group``, ``set`` (one for each draw), ``gene``,

@@ -161,7 +161,8 @@ def expression_rows(
     the null are moved by what the dilution of its genes lacks to that of the perturbed ones. By
     falling absolute z, and those without by falling absolute shift behind them.
     """
-    shift_Q = own.shift_Q if own.n_read else np.zeros(len(gene_Q))
+    unread = np.nan if share_changed else 0.0  # where no cell changed, nothing has shifted
+    shift_Q = own.shift_Q if own.n_read else np.full(len(gene_Q), unread)
     null_NQ = np.full((len(null), len(gene_Q)), np.nan)
     for n, one in enumerate(null):
         if one.n_read:
@@ -180,7 +181,7 @@ def expression_rows(
             **told,
         }
     )
-    order = np.lexsort((-np.abs(shift_Q), -np.abs(np.nan_to_num(told["z"]))))
+    order = np.lexsort((-np.abs(np.nan_to_num(shift_Q)), -np.abs(np.nan_to_num(told["z"]))))
     return table.iloc[order]
 
 

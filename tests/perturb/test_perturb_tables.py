@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import scgp
 from scgp.cells.counts import choose_counts
@@ -151,6 +152,24 @@ def test_the_null_is_moved_by_the_dilution_it_lacks_synthetic():
     assert row["null_mean"] == pytest.approx(0.5 + 0.01 / 3)
     assert row["z"] == pytest.approx((0.015 - 0.01 / 3) / np.std([0.02, -0.02, 0.01]))
     assert row["p"] == pytest.approx(3 / 4)
+
+
+def test_where_nothing_could_be_read_there_is_no_shift(all_blood, ask):
+    """Real cells, fifteen of them without all counts but those of CD79A; ten without it."""
+    cells = all_blood[:40].copy()
+    dense = cells.X.toarray()
+    own = cells.var_names.get_loc(GENE)
+    dense[:15] = 0
+    dense[:15, own] = 5
+    dense[15:25, own] = 0
+    dense[25:, own] = np.maximum(dense[25:, own], 1)
+    cells.X = sp.csr_matrix(dense)
+    cells.obs["group"] = ["alone"] * 15 + ["without"] * 10 + ["with"] * 15
+    told = ask(cells, {GENE: 0.0}, groupby="group", genes=["LYZ", "CD74"], n_null=0).expression
+    shift = told.groupby("group")[["shift", "shift_all"]]
+    assert shift.get_group("alone").isna().all(axis=None)
+    assert (shift.get_group("without") == 0).all(axis=None)
+    assert (shift.get_group("with") != 0).all(axis=None)
 
 
 def test_p_is_the_rank_among_the_null():
