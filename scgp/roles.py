@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
     from scgp.model.checkpoint import Model
 
-#: Genes that the gene's shifts are compared with, and the nearest of them whose sets are scored.
-N_READ, N_NEAREST = 2000, 100
+#: Genes that the gene's shifts are compared with, and the nearest of them whose sets are scored: at
+#: most this share of the others, or hardly a gene were left to hold them against.
+N_READ, N_NEAREST, SHARE_NEAREST = 2000, 100, 0.1
 #: Names, genes and terms told of each role.
 N_TOLD = 3
 _COLUMNS = [
@@ -102,10 +103,11 @@ def gene_roles(
     interactions sum to about 0 over all contexts;
     ``nearest_genes`` : the genes whose predicted expression moves with the gene's over these cells,
     within contexts (correlation);
-    ``gene_sets``, ``gene_set_q`` : the sets that stand out among the 100 nearest, and the q of the
-    best (hypergeometric test against the genes read, Benjamini-Hochberg); empty and NaN where none
-    has q below .1. A score for ranking sets and not the chance of an error: the test takes genes as
-    independent, and genes of a set move together, so that any gene has some set of a tiny q;
+    ``gene_sets``, ``gene_set_q`` : the sets that stand out among the 100 nearest (a tenth of the
+    genes read, where these are fewer than 1,000), and the q of the best (hypergeometric test
+    against the genes read, Benjamini-Hochberg); empty and NaN where none has q below .1. A score
+    for ranking sets and not the chance of an error: the test takes genes as independent, and genes
+    of a set move together, so that any gene has some set of a tiny q;
     ``terms`` : the Cell Ontology terms whose text is nearest to the role's cells.
 
     Raises
@@ -286,12 +288,13 @@ def _role(  # noqa: PLR0917 (what is known of one role)
     weight = size / size.sum()
     mean_D = np.einsum("kd,k->d", found.of_gene_KD[contexts], weight)
     cosine_T = _moving_together(found, own, code_C, contexts)
-    order = np.argsort(-cosine_T, kind="stable")
+    order = np.argsort(-cosine_T, kind="stable")[:-1]  # the gene itself comes last
     told: list[str] = []
     q = float("nan")
     if sets is not None:
         others = found.gene_T[found.gene_T != own]
-        told, q = enriched(found.gene_T[order[:N_NEAREST]], others, sets, n=N_TOLD)
+        n_nearest = min(N_NEAREST, max(1, int(SHARE_NEAREST * len(others))))
+        told, q = enriched(found.gene_T[order[:n_nearest]], others, sets, n=N_TOLD)
     return {
         "gene": model.genes.symbol[own],
         "contexts": "; ".join(kept[k] for k in contexts),

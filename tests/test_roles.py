@@ -99,6 +99,29 @@ def test_a_set_of_the_nearest_genes_stands_out(cells, roles_of, table):
     assert found["gene_set_q"][0] < 0.01
 
 
+@pytest.fixture(scope="module")
+def most_detected(all_blood):
+    """The genes of the blood cells, the most detected first."""
+    return all_blood.var_names[np.argsort(-(all_blood.X > 0).sum(axis=0).A1, kind="stable")]
+
+
+@pytest.mark.filterwarnings("ignore:few genes in common")
+def test_a_small_panel_has_sets_and_no_gene_is_its_own_neighbour(all_blood, most_detected, model):
+    """A panel of 80 genes: the nearest are a tenth of them, and not all."""
+    names = most_detected[:80]
+    options = {"groupby": "bulk_labels", "model": model, "progress": False, "most_cells": 20}
+    panel = all_blood[:, names].copy()
+    near = scgp.gene_roles(panel, names[0], n_roles=1, **options)["nearest_genes"].item()
+    sets = {"near": near.split(", ")[:7], "others": names[40:70].tolist()}
+    found = scgp.gene_roles(panel, names[0], n_roles=1, gene_sets=sets, **options)
+    assert found["gene_sets"].item() == "near"
+    few = all_blood[:, names[:6]].copy()
+    sets = {"all": names[:6].tolist()}
+    found = scgp.gene_roles(few, names[0], n_roles=1, gene_sets=sets, **options)
+    assert set(found["nearest_genes"].item().split(", ")) == set(names[1:6])
+    assert found["gene_sets"].item() == ""
+
+
 @pytest.mark.parametrize("n_roles", [None, 1, 2, 6])
 def test_how_many_roles(cells, roles_of, n_roles):
     found = roles_of(cells, n_roles=n_roles)
