@@ -235,6 +235,13 @@ def test_donors_that_lack_contexts_do_not_contradict_each_other(all_blood, model
     assert (found["replication"] > 0.9).all()
 
 
+def test_two_columns_of_donors_that_nobody_named_are_none(lone, test):
+    twice, unnamed = lone.copy(), lone.copy()
+    twice.obs = pd.concat([lone.obs, lone.obs[["donor"]]], axis=1)
+    unnamed.obs = unnamed.obs.rename(columns={"donor": "someone"})
+    pd.testing.assert_frame_equal(test(twice, "CD74"), test(unnamed, "CD74"))
+
+
 def test_one_context_is_refused(cells, test):
     one = cells.copy()
     one.obs["group"] = "all"
