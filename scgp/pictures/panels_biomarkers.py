@@ -115,7 +115,7 @@ def _title(own: pd.DataFrame) -> str:
 
 def _draw_ranks(ax: Axes, own: pd.DataFrame, n_genes: int) -> None:
     """Draw each gene by Wilcoxon's rank and by the effect of its removal."""
-    corner = "best" if own["wilcoxon_rank"].isna().any() else "upper left"
+    untested = bool(own["wilcoxon_rank"].isna().any())
     own = _beside_ranks(ax, own)
     for kind, (words, shade, marker) in _FOUND.items():
         part = own[own["found_by"] == kind]
@@ -135,7 +135,7 @@ def _draw_ranks(ax: Axes, own: pd.DataFrame, n_genes: int) -> None:
     ax.margins(y=0.08)
     ax.set_xlabel("rank by Wilcoxon's test (first to the right)")
     ax.set_ylabel("log odds lost without the gene (nats)\nline: to the unit where least is lost")
-    legend = ax.legend(frameon=False, fontsize=8.5, loc=corner)
+    legend = ax.legend(frameon=False, fontsize=8.5, loc="best" if untested else "upper left")
     ax.grid(color="#EEEEEE")
     ax.set_axisbelow(True)
     _name(ax, own[["wilcoxon_rank", "effect"]].to_numpy(float), legend, _to_name(own, n_genes))
