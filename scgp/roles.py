@@ -105,9 +105,10 @@ def gene_roles(
     within contexts (correlation);
     ``gene_sets``, ``gene_set_q`` : the sets that stand out among the 100 nearest (a tenth of the
     genes read, where these are fewer than 1,000), and the q of the best (hypergeometric test
-    against the genes read, Benjamini-Hochberg); empty and NaN where none has q below .1. A score
-    for ranking sets and not the chance of an error: the test takes genes as independent, and genes
-    of a set move together, so that any gene has some set of a tiny q;
+    against the genes read, Benjamini-Hochberg), joined by "; " ("; " in a name becomes ", ");
+    empty and NaN where none has q below .1. A score for ranking sets and not the chance of an
+    error: the test takes genes as independent, and genes of a set move together, so that any gene
+    has some set of a tiny q;
     ``terms`` : the Cell Ontology terms whose text is nearest to the role's cells.
 
     Raises
@@ -301,7 +302,7 @@ def _role(  # noqa: PLR0917 (what is known of one role)
         "n_cells": int(size.sum()),
         "shift": float(np.linalg.norm(mean_D)),
         "nearest_genes": ", ".join(model.genes.symbol[found.gene_T[order[:10]]]),
-        "gene_sets": "; ".join(told),
+        "gene_sets": "; ".join(name.replace("; ", ", ") for name in told),  # to be told apart
         "gene_set_q": q,
         "terms": "; ".join(_terms(model, type_CE[np.isin(code_C, contexts)].mean(axis=0))),
     }

@@ -94,8 +94,8 @@ def test_without_sets_none_are_told(cells, roles_of, table):
 
 def test_a_set_of_the_nearest_genes_stands_out(cells, roles_of, table):
     near = table["nearest_genes"][0].split(", ")
-    found = roles_of(cells, n_roles=3, gene_sets={"near": near, "none": ["LYZ"]})
-    assert found["gene_sets"][0] == "near"
+    found = roles_of(cells, n_roles=3, gene_sets={"near; by": near, "none": ["LYZ"]})
+    assert found["gene_sets"][0] == "near, by"  # "; " stands between sets alone
     assert found["gene_set_q"][0] < 0.01
 
 
