@@ -78,7 +78,7 @@ def gene_roles(
     groupby
         Column of ``obs`` with the contexts.
     n_roles
-        Number of roles; None lets the silhouette choose, one included. It takes four contexts to
+        Number of roles; None lets the silhouette choose, one included and six at most. It takes four contexts to
         find two roles: two contexts are always one, and three are two only where two of them are
         much nearer to each other (less than .625 of the way) than to the third. One role of few
         contexts is no finding.
@@ -206,12 +206,15 @@ def _drawn(  # noqa: PLR0917 (what is known of the cells)
     most_cells: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return cells of each context that is large enough, their codes, and the contexts' names."""
-    rng = np.random.default_rng([seed, 12])
+    """Return cells of each context that is large enough, their codes, and the contexts' names.
+
+    Each context is drawn by itself, whatever contexts are called and which others there are.
+    """
     rows, kept = [], []
     for k, name in enumerate(names):
         mine = expressing[group_N[expressing] == k]
         if len(mine) >= min_cells:
+            rng = np.random.default_rng([seed, 12, mine[0]])
             rows.append(np.sort(rng.permutation(mine)[:most_cells]))
             kept.append(name)
     sizes = [len(part) for part in rows]

@@ -122,6 +122,19 @@ def test_a_small_panel_has_sets_and_no_gene_is_its_own_neighbour(all_blood, most
     assert found["gene_sets"].item() == ""
 
 
+def test_what_contexts_are_called_says_nothing(cells, roles_of, table):
+    """In another order of their names, the same cells are read."""
+    other = cells.copy()
+    names = other.obs["bulk_labels"].cat.categories
+    turned = dict(zip(names, [f"{99 - i} {name}" for i, name in enumerate(names)], strict=True))
+    other.obs["turned"] = other.obs["bulk_labels"].cat.rename_categories(turned).astype(str)
+    found = roles_of(other, n_roles=3, groupby="turned")
+    told = [sorted(name[3:] for name in row.split("; ")) for row in found["contexts"]]
+    assert told == [sorted(row.split("; ")) for row in table["contexts"]]
+    np.testing.assert_allclose(found["shift"], table["shift"], rtol=1e-3)
+    assert found["nearest_genes"].tolist() == table["nearest_genes"].tolist()
+
+
 @pytest.mark.parametrize("n_roles", [None, 1, 2, 6])
 def test_how_many_roles(cells, roles_of, n_roles):
     found = roles_of(cells, n_roles=n_roles)
