@@ -134,9 +134,10 @@ def polyfunctionality(
     ``effect_embedding`` : float
         Of the embedding itself, with the state of the cell that every gene carries.
     ``effect_static``, ``effect_value``, ``effect_coexpression``, ``effect_untrained`` : float
-        Controls: the gene's static embedding (0 by construction), its value's token alone, its
-        co-expression with the principal components of the panel, and an untrained network (NaN
-        without `controls`), treated as ``effect`` is.
+        Controls: the gene's static embedding (one vector in all cells, so 0 by construction: it
+        shows nothing of a gene), its value's token alone, its co-expression with the principal
+        components of the panel, and an untrained network (NaN without `controls`), treated as
+        ``effect`` is.
     ``context`` : str
         Context that is farthest from the unweighted mean of all, donors and contexts fitted
         together by least squares; of contexts with few cells, noise is a part of that. Empty where

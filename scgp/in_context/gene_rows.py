@@ -223,7 +223,8 @@ def _controls(  # noqa: PLR0917 (arrays of one gene)
 ) -> dict[str, float]:
     """Return the effects that need no embedding of the gene in its context, and the adjusted one.
 
-    The static embedding is the same in every cell; the token of the value says what the level
+    The static embedding is the same in every cell, as any constant, and has an effect of 0 by
+    construction: it guards the arithmetic alone. The token of the value says what the level
     does; co-expression is the product of the gene's value and the panel's components.
     """
     assert network.context is not None
