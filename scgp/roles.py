@@ -78,10 +78,10 @@ def gene_roles(
     groupby
         Column of ``obs`` with the contexts.
     n_roles
-        Number of roles; None lets the silhouette choose, one included and six at most. It takes four contexts to
-        find two roles: two contexts are always one, and three are two only where two of them are
-        much nearer to each other (less than .625 of the way) than to the third. One role of few
-        contexts is no finding.
+        Number of roles; None lets the silhouette choose, one included and six at most. It takes
+        four contexts to find two roles: two contexts are always one, and three are two only where
+        two of them are much nearer to each other (less than .625 of the way) than to the third. One
+        role of few contexts is no finding.
     gene_sets
         Names and genes of sets, or the path of a .gmt file (.gz too), such as GO or Reactome; None
         names roles by genes and phenotype terms alone.
