@@ -150,10 +150,12 @@ def biomarkers(
     ``detected``, ``detected_outside``, ``log2_fold_change`` : float
         Share of cells with a count, inside the phenotype and outside; log2 of the ratio of mean
         CP10k (0.1 added to both). Of each unit, then the mean over units.
-    ``wilcoxon_score``, ``wilcoxon_rank``, ``wilcoxon_q`` : float, int, float
+    ``wilcoxon_score``, ``wilcoxon_rank``, ``wilcoxon_q`` : float
         Stouffer's sum of the z scores of the units, each weighted by the root of the phenotype's
         cells; its rank; and q of the two-sided p. Cells are its replicates, while units are those
         of ``p`` and ``q``: 1e-50 beside .4 is no contradiction, and says nothing of further units.
+        NaN where no unit has a test, and with `by_unit` where the unit has none: it has fewer than
+        `min_cells` other cells.
     ``wilcoxon_n_units``, ``wilcoxon_n_units_top``, ``wilcoxon_smallest_score`` : int, int, float
         Units with a test; with the gene among the first `n_genes`; the smallest z score.
     ``found_by`` : str
@@ -190,7 +192,7 @@ def biomarkers(
     -----
     ScgpWarning
         Cells, or phenotypes, that are left out; phenotypes of one unit only; phenotypes asked by a
-        broader term. And as in :func:`scgp.annotate`.
+        broader term; phenotypes and units without a Wilcoxon test. And as in :func:`scgp.annotate`.
 
     Notes
     -----

@@ -20,7 +20,7 @@ from scgp.cells.genes import match_genes
 from scgp.cells.named import named_genes
 from scgp.device import resolve_device
 from scgp.embed import resolve_model
-from scgp.errors import ArgumentError, GeneError, warn_user
+from scgp.errors import ArgumentError, CountsError, GeneError, warn_user
 from scgp.groups import group_codes, say_left_out
 from scgp.in_context.reading import Read, always, check_context, expressed_of, read_genes
 from scgp.progress import progress_bar
@@ -108,12 +108,13 @@ def embed_genes(
     CheckpointError
         The model was made before 0.8.0 and cannot read genes in their context.
     CountsError, DeviceError
-        As in :func:`scgp.embed`.
+        As in :func:`scgp.embed`; with ``expressed=False`` also if no cell has a count.
 
     Warns
     -----
     ScgpWarning
-        A gene is expressed in no cell, and has no row; cells without a group are left out.
+        A gene is expressed in no cell, and has no row; with ``expressed=False``, cells have no
+        count and no row; cells without a group are left out.
 
     Notes
     -----
@@ -152,11 +153,16 @@ def embed_genes(
     choose = expressed_of(gene_Q, model.config.n_genes) if expressed else always(gene_Q)
     with progress_bar(counts.n_cells, what="read", unit="cell", shown=progress) as advance:
         reads = read_genes(model, count_blocks(counts), token_V, choose, device=on, advance=advance)
+        n_read: list[int] = []
+        reads = _counted(reads, n_read)
         if group_N is None:
             table = _of_cells(reads, gene_Q, model, adata)
         else:
             table = _of_groups(reads, gene_Q, model, group_N, names)
-    _say_absent(set(table.obs["gene"].astype(str)), gene_Q, model.genes)
+    if expressed:
+        _say_absent(set(table.obs["gene"].astype(str)), gene_Q, model.genes)
+    else:
+        _say_empty(sum(n_read), counts.n_cells)
     return table
 
 
@@ -164,6 +170,13 @@ def count_blocks(counts: Rows) -> Iterator[sp.csr_matrix]:
     """Give the rows of a matrix in blocks."""
     for start in range(0, counts.n_cells, READ_CELLS):
         yield counts.rows(start, min(start + READ_CELLS, counts.n_cells))
+
+
+def _counted(reads: Iterator[Read], n_read: list[int]) -> Iterator[Read]:
+    """Pass on what is read, and note how many cells it is of: a chunk has all of its cells'."""
+    for read in reads:
+        n_read.append(len(np.unique(read.cell_M)))
+        yield read
 
 
 def _of_cells(
@@ -250,6 +263,18 @@ def _names(genes: Sequence[str], where: Iterator[str] | Sequence[str]) -> pd.Ind
 
 def _dimensions(width: int) -> pd.DataFrame:
     return pd.DataFrame(index=[f"context_{i}" for i in range(width)])
+
+
+def _say_empty(n_read: int, n_cells: int) -> None:
+    """Tell of cells without a count, which nothing can be read in; refuse where all are."""
+    if not n_read:
+        msg = f"none of {n_cells} cells has a count in the genes of the model: nothing can be read"
+        raise CountsError(msg)
+    if n_read < n_cells:
+        warn_user(
+            f"{n_cells - n_read} of {n_cells} cells have no count in the genes of the model, and "
+            "no row"
+        )
 
 
 def _say_absent(found: set[str], gene_Q: np.ndarray, vocabulary: GeneVocabulary) -> None:

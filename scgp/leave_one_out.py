@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from scgp.build import build_index
-from scgp.errors import ArgumentError, MissingColumnError
+from scgp.errors import ArgumentError
+from scgp.groups import column_text, one_column, say_left_out
 from scgp.slots import check_adata
 
 if TYPE_CHECKING:
@@ -39,10 +42,10 @@ def leave_one_out(
     Parameters
     ----------
     adata
-        Cells x genes with raw counts, in memory. It is only read.
+        Cells x genes with raw counts, in memory or backed. It is only read.
     label_key, unit_key
         Columns of ``obs``: the labels, and the units (tissue, study, donor), which are the studies
-        of the indexes.
+        of the indexes. Cells without a unit, or with a blank one, are in no index.
     model, layer, use_raw, device, progress
         As in :func:`scgp.build_index`.
 
@@ -55,14 +58,14 @@ def leave_one_out(
     MissingColumnError
         There is no such column.
     ArgumentError
-        There are fewer than two units.
+        There are fewer than two units; both keys are one column, or name none or several.
     LabelError, CountsError, GeneError, DeviceError
         As in :func:`scgp.build_index`.
 
     Warns
     -----
     ScgpWarning
-        As in :func:`scgp.build_index`.
+        Cells without a unit. And as in :func:`scgp.build_index`.
 
     Notes
     -----
@@ -82,12 +85,12 @@ def leave_one_out(
     {'even': 350, 'odd': 350}
     """
     check_adata(adata)
-    for key in (label_key, unit_key):
-        if key not in adata.obs:
-            msg = f"obs has no column {key!r}; its columns: {', '.join(map(repr, adata.obs))}"
-            raise MissingColumnError(msg)
-    unit_B = adata.obs[unit_key].astype(object)
-    unit_B = unit_B.where(unit_B.notna(), None).map(str, na_action="ignore")
+    one_column(adata, label_key)
+    unit_B = column_text(adata, unit_key)
+    if label_key == unit_key:
+        msg = f"label_key and unit_key are both {unit_key!r}: no label would have cells elsewhere"
+        raise ArgumentError(msg)
+    say_left_out(np.where(unit_B.isna(), -1, 0), unit_key)
     units = sorted(unit_B.dropna().unique())
     if len(units) < 2:
         msg = f"obs[{unit_key!r}] has {len(units)} unit(s); expected 2 or more, to leave one out"

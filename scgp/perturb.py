@@ -43,10 +43,12 @@ from scgp.what_if.perturbed_sets import (
     Work,
     all_cells,
     expression_table,
+    null_levels,
     null_table,
     one_set,
     perturbed_table,
     sets_of,
+    warn_unmatched,
 )
 from scgp.what_if.removals import Cells
 from scgp.which import opened
@@ -147,8 +149,8 @@ def perturb(
     -----
     ScgpWarning
         Cells without a count; cells without a group; fewer genes for the null than asked; groups
-        with fewer than 10 changed cells, which get no ``p``; how names of groups were read as cell
-        types.
+        in which no such genes have the level of a perturbed one; groups with fewer than 10 changed
+        cells, which get no ``p``; how names of groups were read as cell types.
 
     Notes
     -----
@@ -163,7 +165,11 @@ def perturb(
 
     Any gene of that level shifts a cell when it goes, by dilution alone: what is left rises. So the
     same is done with other genes of about the same mean and detection in the group, and ``p`` is
-    the rank of the shift among theirs: with `n_null` draws never below 1 / (n_null + 1), and not
+    the rank of the shift among theirs. Of the most expressed genes there are none: where a gene is
+    deleted, the expected dilution of each (-log(1 - f), f its share of a cell's counts) is taken
+    out before ``z`` and ``p``. Other factors have no such formula, for predictions follow the
+    dilution by less than half; ``z`` and ``p`` are then NaN in groups without genes of that level.
+    With `n_null` draws never below 1 / (n_null + 1), and not
     corrected for the number of genes. The p of different genes share their draws: one gene that
     shifts its cells more than the others do brings half of the transcriptome to the smallest p. Do
     not count genes by it; rank them by ``z``.
@@ -247,15 +253,18 @@ def _asked(
     null = [one for one in drawn if one.is_null]
     moved_P = type_changes(mean_2PT, work.type_PT)
     groups = group_table(table, work.groups, null, moved_P)
+    level, wrong = null_levels(work, null)
+    groups = pd.concat([groups.iloc[:, :3], level, groups.iloc[:, 3:]], axis=1)
     if null:
         _warn_few(groups)
+        warn_unmatched(work, wrong)
     return Perturbation(
         perturbed=perturbed,
         cells=table,
         shift=shift_BE,
         groups=groups,
         posterior=posterior_table(mean_2PT[0], mean_2PT[1], work.groups, _labels(work.index)),
-        expression=expression_table(work, drawn, table),
+        expression=expression_table(work, drawn, table, wrong),
         null=null_table(work, null),
         facts=facts,
     )

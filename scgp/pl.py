@@ -20,7 +20,7 @@ import pandas as pd
 
 from scgp.errors import ArgumentError, MissingColumnError
 from scgp.pictures.coordinates import stored_coordinates
-from scgp.pictures.legend import UNDECIDED, as_labels, pool, wrap
+from scgp.pictures.legend import UNDECIDED, as_labels, plain, pool, wrap
 from scgp.pictures.named_points import draw_groups, legend_beside
 from scgp.pictures.palette import colour
 from scgp.pictures.panels import explain
@@ -98,11 +98,12 @@ def embedding(
         points = ax.scatter(
             xy_N2[:, 0], xy_N2[:, 1], c=values.to_numpy(), s=size, cmap="cividis", linewidths=0
         )
-        ax.figure.colorbar(points, ax=ax, label=column)
+        ax.figure.colorbar(points, ax=ax, label=plain(column))
     else:
         draw_groups(ax, xy_N2, as_labels(values), size=size, max_labels=max_labels)
         legend_beside(ax)
-    ax.set(xlabel=f"{basis} 1", ylabel=f"{basis} 2", xticks=[], yticks=[], title=column)
+    x, y = (plain(f"{basis} {i}") for i in (1, 2))
+    ax.set(xlabel=x, ylabel=y, xticks=[], yticks=[], title=plain(column))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -219,14 +220,14 @@ def confusion(
         size = (4.5 + 0.42 * share.shape[1], 3.5 + 0.34 * share.shape[0])
         ax = plt.subplots(figsize=size, layout="constrained")[1]
     image = ax.imshow(share.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    ax.figure.colorbar(image, ax=ax, label=f"share of {label_key}", shrink=0.7)
+    ax.figure.colorbar(image, ax=ax, label=plain(f"share of {label_key}"), shrink=0.7)
     _write_percent(ax, share.to_numpy())
     rows = [wrap(f"{name} ({int(n):,})") for name, n in table.sum(axis=1).items()]
     ax.set_yticks(range(len(rows)), rows, fontsize=8)
     columns = [wrap(str(name)) for name in share.columns]
     ax.set_xticks(range(len(columns)), columns, fontsize=8, rotation=60, ha="right")
     ax.tick_params(axis="x", rotation=60)
-    ax.set(xlabel=f"{key_added}_cell_type", ylabel=f"{label_key} (cells)")
+    ax.set(xlabel=plain(f"{key_added}_cell_type"), ylabel=plain(f"{label_key} (cells)"))
     return ax
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from scgp.cells.counts import choose_counts
 from scgp.cells.genes import match_genes
@@ -123,19 +122,22 @@ def polyfunctionality(
         Share of the matched genes whose effect is as large: a small one says that the gene stands
         out. No p of a test.
     ``replication`` : float
-        Cosine between the context means of two halves of the donors, mean over up to ten ways to
-        halve them; NaN with fewer than two donors that share contexts. Below 0 donors contradict
-        each other. With two contexts it is of one difference alone: where donors have nothing in
-        common its sign is chance, and often the same for most genes of a call.
+        Cosine between two halves of the donors of how far contexts are apart, donors and contexts
+        fitted together in each half, over the contexts that both have; mean over up to ten ways to
+        halve them. Ways that leave a half whose donors do not join its contexts do not count; NaN
+        where none is left. Below 0 donors contradict each other. With two contexts it is of one
+        difference alone: where donors have nothing in common its sign is chance, and often the same
+        for most genes of a call.
     ``effect_adjusted`` : float
         Effect after the gene's own value and its square, and the cell's counts and detected genes
         (logarithms) were regressed out.
     ``effect_embedding`` : float
         Of the embedding itself, with the state of the cell that every gene carries.
     ``effect_static``, ``effect_value``, ``effect_coexpression``, ``effect_untrained`` : float
-        Controls: the gene's static embedding (0 by construction), its value's token alone, its
-        co-expression with the principal components of the panel, and an untrained network (NaN
-        without `controls`), treated as ``effect`` is.
+        Controls: the gene's static embedding (one vector in all cells, so 0 by construction: it
+        shows nothing of a gene), its value's token alone, its co-expression with the principal
+        components of the panel, and an untrained network (NaN without `controls`), treated as
+        ``effect`` is.
     ``context`` : str
         Context that is farthest from the unweighted mean of all, donors and contexts fitted
         together by least squares; of contexts with few cells, noise is a part of that. Empty where
@@ -198,7 +200,7 @@ def polyfunctionality(
         model, counts, token_V, group_N, tuple(names), donor_N, min_cells=min_cells, seed=seed
     )
     _say_left_out(contexts.used_N, groupby, donor_key)
-    _check_contexts(contexts, adata.obs[groupby], groupby)
+    _check_contexts(contexts, groupby)
     _say_lone_donors(contexts, adata, groupby, donor_key)
     testable_G = contexts.survey[1]
     n_testable = int(testable_G.sum())
@@ -241,7 +243,7 @@ def _say_left_out(used_N: np.ndarray, groupby: str, donor_key: str | None) -> No
         warn_user(f"{n_out} of {len(used_N)} cells have no value in obs[{keys}] and are left out")
 
 
-def _check_contexts(contexts: Contexts, column: pd.Series, groupby: str) -> None:
+def _check_contexts(contexts: Contexts, groupby: str) -> None:
     """Refuse where there are no two contexts."""
     names, min_cells = contexts.names, contexts.min_cells
     if (contexts.size_K >= min_cells).sum() < 2:
@@ -250,11 +252,6 @@ def _check_contexts(contexts: Contexts, column: pd.Series, groupby: str) -> None
             f"fewer than two contexts of obs[{groupby!r}] have {min_cells} cells (min_cells): "
             f"{found[:300]}"
         )
-        if is_numeric_dtype(column) and not is_bool_dtype(column):
-            msg += (
-                f"; obs[{groupby!r}] holds numbers: expected names of contexts, such as cell "
-                "types, or numbers cut into a few groups (pd.cut)"
-            )
         raise ArgumentError(msg)
 
 
@@ -290,8 +287,9 @@ def _say_lone_donors(
 
 def _hint_at_donors(contexts: Contexts, adata: ad.AnnData, groupby: str) -> None:
     """Tell of a column with the name of one of donors, most of which have one context."""
-    for name in (str(column) for column in adata.obs.columns):
-        if name.casefold() not in DONOR_COLUMNS or name == groupby:
+    columns = adata.obs.columns
+    for name in columns[~columns.duplicated(keep=False)]:  # of two, nobody knows which is meant
+        if str(name).casefold() not in DONOR_COLUMNS or name == groupby:
             continue
         donor_N = pd.factorize(column_text(adata, name).to_numpy(dtype=object))[0]
         known_N = (donor_N >= 0) & contexts.used_N

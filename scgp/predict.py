@@ -16,7 +16,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from scgp.cells.named import told_unknown
+from scgp.cells.named import named_genes, told_unknown
 from scgp.cells.vocabulary import GeneVocabulary
 from scgp.embed import resolve_model
 from scgp.errors import ArgumentError, CheckpointError, GeneError
@@ -102,7 +102,7 @@ def predict_expression(
         UBERON; no gene; free text without an encoder, or with another than the model's; an index
         without mean profiles (made before 0.8.0, or of a representation).
     GeneError
-        A gene is not in the vocabulary, or nothing measures it.
+        A gene is not in the vocabulary, or nothing measures it; two names are of one gene.
     CheckpointError, FingerprintError
         The index cannot be read, or another model made it.
 
@@ -225,7 +225,7 @@ def _columns(
         more = len(match.unmatched) - _NAMED
         msg = f"genes not in the vocabulary of the model: {shown}"
         raise GeneError(msg + (f"; and {more} more" if more > 0 else ""))
-    column_V = match.token_of_column
+    column_V = named_genes(names, vocabulary)  # refuses two names of one gene
     if len(silent := np.flatnonzero(profiles.n_groups_G[column_V] == 0)):
         shown = ", ".join(names[v] for v in silent[:_NAMED])
         msg = (

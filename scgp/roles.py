@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
     from scgp.model.checkpoint import Model
 
-#: Genes that the gene's shifts are compared with, and the nearest of them whose sets are scored.
-N_READ, N_NEAREST = 2000, 100
+#: Genes that the gene's shifts are compared with, and the nearest of them whose sets are scored: at
+#: most this share of the others, or hardly a gene were left to hold them against.
+N_READ, N_NEAREST, SHARE_NEAREST = 2000, 100, 0.1
 #: Names, genes and terms told of each role.
 N_TOLD = 3
 _COLUMNS = [
@@ -77,10 +78,10 @@ def gene_roles(
     groupby
         Column of ``obs`` with the contexts.
     n_roles
-        Number of roles; None lets the silhouette choose, one included. It takes four contexts to
-        find two roles: two contexts are always one, and three are two only where two of them are
-        much nearer to each other (less than .625 of the way) than to the third. One role of few
-        contexts is no finding.
+        Number of roles; None lets the silhouette choose, one included and six at most. It takes
+        four contexts to find two roles: two contexts are always one, and three are two only where
+        two of them are much nearer to each other (less than .625 of the way) than to the third. One
+        role of few contexts is no finding.
     gene_sets
         Names and genes of sets, or the path of a .gmt file (.gz too), such as GO or Reactome; None
         names roles by genes and phenotype terms alone.
@@ -102,10 +103,12 @@ def gene_roles(
     interactions sum to about 0 over all contexts;
     ``nearest_genes`` : the genes whose predicted expression moves with the gene's over these cells,
     within contexts (correlation);
-    ``gene_sets``, ``gene_set_q`` : the sets that stand out among the 100 nearest, and the q of the
-    best (hypergeometric test against the genes read, Benjamini-Hochberg); empty and NaN where none
-    has q below .1. A score for ranking sets and not the chance of an error: the test takes genes as
-    independent, and genes of a set move together, so that any gene has some set of a tiny q;
+    ``gene_sets``, ``gene_set_q`` : the sets that stand out among the 100 nearest (a tenth of the
+    genes read, where these are fewer than 1,000), and the q of the best (hypergeometric test
+    against the genes read, Benjamini-Hochberg), joined by "; " ("; " in a name becomes ", ");
+    empty and NaN where none has q below .1. A score for ranking sets and not the chance of an
+    error: the test takes genes as independent, and genes of a set move together, so that any gene
+    has some set of a tiny q;
     ``terms`` : the Cell Ontology terms whose text is nearest to the role's cells.
 
     Raises
@@ -203,12 +206,15 @@ def _drawn(  # noqa: PLR0917 (what is known of the cells)
     most_cells: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return cells of each context that is large enough, their codes, and the contexts' names."""
-    rng = np.random.default_rng([seed, 12])
+    """Return cells of each context that is large enough, their codes, and the contexts' names.
+
+    Each context is drawn by itself, whatever contexts are called and which others there are.
+    """
     rows, kept = [], []
     for k, name in enumerate(names):
         mine = expressing[group_N[expressing] == k]
         if len(mine) >= min_cells:
+            rng = np.random.default_rng([seed, 12, mine[0]])
             rows.append(np.sort(rng.permutation(mine)[:most_cells]))
             kept.append(name)
     sizes = [len(part) for part in rows]
@@ -286,19 +292,20 @@ def _role(  # noqa: PLR0917 (what is known of one role)
     weight = size / size.sum()
     mean_D = np.einsum("kd,k->d", found.of_gene_KD[contexts], weight)
     cosine_T = _moving_together(found, own, code_C, contexts)
-    order = np.argsort(-cosine_T, kind="stable")
+    order = np.argsort(-cosine_T, kind="stable")[:-1]  # the gene itself comes last
     told: list[str] = []
     q = float("nan")
     if sets is not None:
         others = found.gene_T[found.gene_T != own]
-        told, q = enriched(found.gene_T[order[:N_NEAREST]], others, sets, n=N_TOLD)
+        n_nearest = min(N_NEAREST, max(1, int(SHARE_NEAREST * len(others))))
+        told, q = enriched(found.gene_T[order[:n_nearest]], others, sets, n=N_TOLD)
     return {
         "gene": model.genes.symbol[own],
         "contexts": "; ".join(kept[k] for k in contexts),
         "n_cells": int(size.sum()),
         "shift": float(np.linalg.norm(mean_D)),
         "nearest_genes": ", ".join(model.genes.symbol[found.gene_T[order[:10]]]),
-        "gene_sets": "; ".join(told),
+        "gene_sets": "; ".join(name.replace("; ", ", ") for name in told),  # to be told apart
         "gene_set_q": q,
         "terms": "; ".join(_terms(model, type_CE[np.isin(code_C, contexts)].mean(axis=0))),
     }

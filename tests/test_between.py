@@ -18,6 +18,7 @@ from scgp.in_context.between import (
     effect,
     effects,
     permuted_between,
+    replication,
 )
 
 
@@ -254,3 +255,45 @@ def test_a_context_without_a_cell():
     assert between(vector_MD, design.code_M, 5) == pytest.approx(
         between(vector_MD, design.code_M, 3)
     )
+
+
+# ---- halves of the strata, on synthetic vectors ----
+
+
+def replicated(n_SK):
+    """Strata that agree on every context, with so many cells in each."""
+    n_SK = np.array(n_SK)
+    rng = np.random.default_rng(0)
+    code_M = np.concatenate([np.repeat(np.arange(n_SK.shape[1]), n) for n in n_SK])
+    design = Design(code_M, np.cumsum([0, *n_SK.sum(axis=1)]), n_SK.shape[1])
+    vector_MD = rng.normal(size=(n_SK.shape[1], 6))[code_M]
+    return replication(centred(vector_MD, design), design, seed=0)
+
+
+@pytest.mark.parametrize(
+    "n_SK",
+    [
+        [[9, 9, 9], [9, 9, 9], [9, 9, 9], [9, 9, 9]],
+        [[6, 6, 99, 6], [60, 6, 6, 6], [6, 60, 6, 99], [6, 6, 6, 99]],  # in unequal shares
+        [[9, 9, 9, 0], [0, 9, 9, 9], [9, 0, 9, 9], [9, 9, 0, 9]],  # each lacks one
+        [[9, 9, 0], [9, 0, 9], [0, 9, 9], [9, 9, 9]],
+    ],
+)
+def test_strata_that_agree_replicate_whatever_contexts_they_lack(n_SK):
+    assert replicated(n_SK) == pytest.approx(1, abs=1e-9)
+
+
+def test_halves_without_two_contexts_that_both_can_tell_say_nothing():
+    assert np.isnan(replicated([[9, 9, 0, 0], [9, 0, 9, 0], [0, 9, 0, 9]]))
+    assert np.isnan(replicated([[9, 9, 0, 0], [0, 0, 9, 9]]))
+    assert np.isnan(replicated([[9, 9, 9]]))
+
+
+def test_of_complete_and_balanced_strata_it_is_the_cosine_of_means():
+    """By hand: of two strata there is one way to halve them."""
+    rng = np.random.default_rng(1)
+    design = Design(np.tile(np.repeat(np.arange(3), 8), 2), np.array([0, 24, 48]), 3)
+    vector_MD = centred(rng.normal(size=(48, 5)), design)
+    means = [context_means(x, design.code_M[:24], 3) for x in np.split(vector_MD, 2)]
+    expected = (means[0] * means[1]).sum() / np.prod([np.linalg.norm(x) for x in means])
+    assert replication(vector_MD, design, seed=0) == pytest.approx(expected, rel=1e-9)

@@ -273,9 +273,21 @@ def test_a_model_without_a_context(blood, context_model, embed_genes):
 
 def test_empty_cells_have_no_row(blood, embed_genes, in_cells):
     blood.X = sp.csr_matrix(sp.diags([0.0, *[1.0] * 119]) @ blood.X).astype(np.float32)
-    found = embed_genes(blood, expressed=False)
+    for groupby in (None, "bulk_labels"):
+        with pytest.warns(ScgpWarning, match="1 of 120 cells have no count .*, and no row"):
+            found = embed_genes(blood, groupby=groupby, expressed=False)
+    assert found.obs.groupby("gene", observed=True)["n_cells"].sum().tolist() == [119] * len(GENES)
+    with pytest.warns(ScgpWarning, match="no row"):
+        found = embed_genes(blood, expressed=False)
     assert found.n_obs == 119 * len(GENES)
     same(embed_genes(blood), in_cells[in_cells.obs["position"] > 0].copy())
+
+
+def test_cells_without_counts_cannot_be_read_either_way(blood, embed_genes):
+    blood.X = sp.csr_matrix(blood.shape, dtype=np.float32)
+    for groupby in (None, "bulk_labels"):
+        with pytest.raises(CountsError, match=r"none of 120 cells has a count .*: nothing can be"):
+            embed_genes(blood, groupby=groupby, expressed=False)
 
 
 def test_progress_is_shown_unless_switched_off(blood, context_model, capsys):

@@ -10,6 +10,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 from scgp import pl
 from scgp.errors import ArgumentError, MissingColumnError
@@ -48,6 +49,23 @@ def test_draws_on_the_axes_given_and_returns_them(cells, plot):
     figure, ax = plt.subplots()
     assert plot(cells, ax=ax) is ax
     assert plt.get_fignums() == [figure.number]
+
+
+@pytest.mark.parametrize("name", ["$CD4^+_{a$ 1", "$x_1$"])
+def test_dollars_in_names_are_no_formulas(cells, name):
+    cells.obs["scgp_cell_type"] = cells.obs["scgp_cell_type"].cat.rename_categories(
+        {"B cell": name}
+    )
+    cells.obs[name] = cells.obs["own"].cat.rename_categories({"b": name})
+    cells.obsm[f"X_{name}"] = cells.obsm["X_umap"]
+    for ax in (
+        pl.embedding(cells, basis=name, color=name),
+        pl.confidence(cells),
+        pl.confusion(cells, label_key=name),
+    ):
+        ax.figure.draw_without_rendering()
+        shown = [text.get_text() for text in ax.findobj(Text)]
+        assert any(name.replace("$", r"\$") in " ".join(text.split()) for text in shown)
 
 
 @pytest.mark.parametrize("plot", PLOTS)

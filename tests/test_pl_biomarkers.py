@@ -75,6 +75,27 @@ def test_dots_and_lines_are_those_of_the_table(table):
     assert ax.get_title(loc="left") == f"{B_CELL} (asked: B cell)"
 
 
+def test_genes_without_a_test_stand_apart(table):
+    own = table[table["group"] == B_CELL].copy()
+    last = own["wilcoxon_rank"].max()
+    own.iloc[:3, own.columns.get_loc("wilcoxon_rank")] = np.nan
+    ax = draw(own)
+    x = np.concatenate([dots[:, 0] for dots in _dots(ax).values()])
+    assert np.isfinite(x).all()
+    assert (x > last).sum() == 3
+    assert "no\ntest" in {text.get_text() for text in ax.texts}
+    assert ax.get_xlim()[0] > x.max()
+    none = draw(own.assign(wilcoxon_rank=np.nan, found_by="removal"))
+    assert len(np.concatenate(list(_dots(none).values()))) == len(own)
+
+
+def test_a_unit_without_a_test_is_named_so(units):
+    own = units[units["group"] == B_CELL].copy()
+    own.loc[own["unit"] == "b", "wilcoxon_rank"] = np.nan
+    told = [text.get_text() for text in draw(own, n_genes=5).get_legend().get_texts()]
+    assert [text.endswith("cells, no Wilcoxon test)") for text in told] == [False, True, False]
+
+
 def test_names_stand_by_their_dots_and_apart(table):
     """No name over another, none outside, and each nearest to where its gene is."""
     for group, size in itertools.product((B_CELL, DENDRITIC), ((7, 5.5), (4, 3.2))):

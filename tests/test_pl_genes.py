@@ -221,10 +221,35 @@ def test_contexts_that_cannot_be_drawn(in_cells, roles):
         draw(roles=roles.assign(gene="LYZ"))
     with pytest.raises(ArgumentError, match="context 'lung', which is none of those"):
         draw(roles=roles.assign(contexts="lung"))
-    with pytest.raises(ArgumentError, match="color holds numbers"):
+    with pytest.raises(ArgumentError, match="context 'vein', which is none of those in color"):
         draw(color="value", roles=roles)
     with pytest.raises(MissingColumnError, match="roles has no column 'contexts'"):
         draw(roles=roles.drop(columns="contexts"))
+
+
+def test_roles_of_numbered_clusters_and_from_a_file(in_cells, roles, tmp_path):
+    number_of = {"vein; large": 0, "artery": 1, "sinusoid": 2}
+    in_cells.obs["cluster"] = in_cells.obs["context"].astype(object).map(number_of).astype(int)
+    numbered = roles.assign(contexts=["0; 1", "2"])
+    numbered.to_csv(tmp_path / "roles.csv", index=False)
+    for given in (numbered, pd.read_csv(tmp_path / "roles.csv", dtype={"contexts": str})):
+        told = _legend(gene_contexts(in_cells, "VWF", color="cluster", roles=given))
+        assert told[0] == "role 1: near A1, A2, A3"
+        assert told[3] == "role 2: clotting"
+        assert told[1] == "1 0 (15)"
+
+
+def test_names_are_no_formulas(in_cells, roles):
+    """Dollars stand as they are, be they two that would fail or two that would hide."""
+    for name in ("$CD4^+_{a$ 1", "$x_1$ cells"):
+        named = in_cells.copy()
+        context = in_cells.obs["context"].astype(str).str.replace("sinusoid", name)
+        named.obs["a $b_{$"] = context.to_numpy()
+        renamed = roles.replace({"contexts": {"sinusoid": name}})
+        ax = gene_contexts(named, "VWF", color="a $b_{$", roles=renamed)
+        ax.figure.draw_without_rendering()
+        texts = [ax.title, *ax.get_legend().get_texts()]
+        assert any(name.replace("$", r"\$") in text.get_text() for text in texts)
 
 
 # polyfunctionality

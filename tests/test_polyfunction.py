@@ -216,6 +216,32 @@ def test_donors_of_one_context_that_nobody_named_are_hinted_at(lone, cells, test
     test(cells, "CD74")  # whose donors have all contexts: no warning
 
 
+def test_donors_that_lack_contexts_do_not_contradict_each_other(all_blood, model, test):
+    """Real cells dealt to donors of two types each: there is nothing that donors disagree on."""
+    dealt = {
+        "CD14+ Monocyte": {"w": 40, "z": 40},
+        "CD19+ B": {"w": 40, "y": 40},
+        "Dendritic": {"x": 110, "z": 110},
+        "CD4+/CD25 T Reg": {"x": 30, "y": 30},
+    }
+    donor_N = np.full(700, None, object)
+    for label, n_of in dealt.items():
+        row_M = np.flatnonzero(all_blood.obs["bulk_labels"] == label)[: sum(n_of.values())]
+        donor_N[row_M] = np.repeat(list(n_of), list(n_of.values()))
+    adata = all_blood.copy()
+    adata.obs["dealt"] = donor_N
+    adata = adata[adata.obs["dealt"].notna()].copy()
+    found = test(adata, ["HLA-DRA", "KLF6", "FTL"], donor_key="dealt", model=model)
+    assert (found["replication"] > 0.9).all()
+
+
+def test_two_columns_of_donors_that_nobody_named_are_none(lone, test):
+    twice, unnamed = lone.copy(), lone.copy()
+    twice.obs = pd.concat([lone.obs, lone.obs[["donor"]]], axis=1)
+    unnamed.obs = unnamed.obs.rename(columns={"donor": "someone"})
+    pd.testing.assert_frame_equal(test(twice, "CD74"), test(unnamed, "CD74"))
+
+
 def test_one_context_is_refused(cells, test):
     one = cells.copy()
     one.obs["group"] = "all"

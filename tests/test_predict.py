@@ -329,6 +329,8 @@ def test_genes_that_nothing_measures_or_named_twice_are_refused(predict, all_blo
         predict("B cell", genes=["CD79A", "VWF"])
     with pytest.raises(ArgumentError, match="'CD79A' more than once"):
         predict("B cell", genes=["CD79A", "CD79A"])
+    with pytest.raises(GeneError, match="'CD20' and 'MS4A1' are one gene"):
+        predict("B cell", genes=["CD79A", "CD20", "MS4A1"])
     with pytest.raises(ArgumentError, match="genes is empty"):
         predict("B cell", genes=[])
     with pytest.raises(ArgumentError, match="genes is 5; expected a name such as"):

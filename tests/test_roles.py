@@ -94,9 +94,45 @@ def test_without_sets_none_are_told(cells, roles_of, table):
 
 def test_a_set_of_the_nearest_genes_stands_out(cells, roles_of, table):
     near = table["nearest_genes"][0].split(", ")
-    found = roles_of(cells, n_roles=3, gene_sets={"near": near, "none": ["LYZ"]})
-    assert found["gene_sets"][0] == "near"
+    found = roles_of(cells, n_roles=3, gene_sets={"near; by": near, "none": ["LYZ"]})
+    assert found["gene_sets"][0] == "near, by"  # "; " stands between sets alone
     assert found["gene_set_q"][0] < 0.01
+
+
+@pytest.fixture(scope="module")
+def most_detected(all_blood):
+    """The genes of the blood cells, the most detected first."""
+    return all_blood.var_names[np.argsort(-(all_blood.X > 0).sum(axis=0).A1, kind="stable")]
+
+
+@pytest.mark.filterwarnings("ignore:few genes in common")
+def test_a_small_panel_has_sets_and_no_gene_is_its_own_neighbour(all_blood, most_detected, model):
+    """A panel of 80 genes: the nearest are a tenth of them, and not all."""
+    names = most_detected[:80]
+    options = {"groupby": "bulk_labels", "model": model, "progress": False, "most_cells": 20}
+    panel = all_blood[:, names].copy()
+    near = scgp.gene_roles(panel, names[0], n_roles=1, **options)["nearest_genes"].item()
+    sets = {"near": near.split(", ")[:7], "others": names[40:70].tolist()}
+    found = scgp.gene_roles(panel, names[0], n_roles=1, gene_sets=sets, **options)
+    assert found["gene_sets"].item() == "near"
+    few = all_blood[:, names[:6]].copy()
+    sets = {"all": names[:6].tolist()}
+    found = scgp.gene_roles(few, names[0], n_roles=1, gene_sets=sets, **options)
+    assert set(found["nearest_genes"].item().split(", ")) == set(names[1:6])
+    assert found["gene_sets"].item() == ""
+
+
+def test_what_contexts_are_called_says_nothing(cells, roles_of, table):
+    """In another order of their names, the same cells are read."""
+    other = cells.copy()
+    names = other.obs["bulk_labels"].cat.categories
+    turned = dict(zip(names, [f"{99 - i} {name}" for i, name in enumerate(names)], strict=True))
+    other.obs["turned"] = other.obs["bulk_labels"].cat.rename_categories(turned).astype(str)
+    found = roles_of(other, n_roles=3, groupby="turned")
+    told = [sorted(name[3:] for name in row.split("; ")) for row in found["contexts"]]
+    assert told == [sorted(row.split("; ")) for row in table["contexts"]]
+    np.testing.assert_allclose(found["shift"], table["shift"], rtol=1e-3)
+    assert found["nearest_genes"].tolist() == table["nearest_genes"].tolist()
 
 
 @pytest.mark.parametrize("n_roles", [None, 1, 2, 6])

@@ -18,6 +18,8 @@ from scgp.cells.kernels import compiled
 
 #: A mean square below this is rounding.
 TINY = 1e-10
+#: Ways in which strata are halved.
+N_HALVINGS = 10
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,53 @@ def apart(vector_MD: np.ndarray, design: Design) -> np.ndarray:
     # constants are all that the normal equations do not see, so the shortest solution sums to 0
     found: np.ndarray = np.linalg.lstsq(normal_KK, sum_KD, rcond=None)[0]
     return found
+
+
+def replication(vector_MD: np.ndarray, design: Design, seed: int) -> float:
+    """Return the cosine between halves of the strata of how far contexts are apart.
+
+    Mean over up to `N_HALVINGS` ways to halve them. Each half is fitted by itself (`apart`), and
+    the contexts that both have are compared, less their mean: strata that lack contexts, or have
+    them in unequal shares, are no disagreement. A way that leaves a half in which no chain of
+    strata joins all contexts, or two halves without two contexts in common, does not count; NaN
+    where none is left, or with fewer than two strata.
+
+    Parameters
+    ----------
+    vector_MD
+        Centred within strata (`centred`).
+    design
+        Contexts and strata.
+    seed
+        Of the halving.
+    """
+    n_strata = len(design.start_S) - 1
+    if n_strata < 2:
+        return float("nan")
+    rng = np.random.default_rng([seed, n_strata])
+    found = []
+    for _ in range(N_HALVINGS):
+        first_S = np.zeros(n_strata, bool)
+        first_S[rng.permutation(n_strata)[: n_strata // 2]] = True
+        halves = [_apart_in(vector_MD, design, half_S) for half_S in (first_S, ~first_S)]
+        shared_K = np.isfinite(halves).all(axis=(0, 2))
+        if shared_K.sum() < 2:
+            continue
+        a, b = (half_KD[shared_K] - half_KD[shared_K].mean(axis=0) for half_KD in halves)
+        length = np.linalg.norm(a) * np.linalg.norm(b)
+        found.append(float((a * b).sum() / length) if length > 0 else 0.0)
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _apart_in(vector_MD: np.ndarray, design: Design, chosen_S: np.ndarray) -> np.ndarray:
+    """Return `apart` of the cells of some strata (K x D); NaN for contexts that they lack."""
+    size_S = np.diff(design.start_S)
+    row_M = np.repeat(chosen_S, size_S)
+    there, code_M = np.unique(design.code_M[row_M], return_inverse=True)
+    part = Design(code_M, np.cumsum([0, *size_S[chosen_S]]), len(there))
+    found_KD = np.full((design.n_contexts, vector_MD.shape[1]), np.nan)
+    found_KD[there] = apart(vector_MD[row_M], part)
+    return found_KD
 
 
 def between(vector_MD: np.ndarray, code_M: np.ndarray, n_contexts: int) -> float:

@@ -22,10 +22,10 @@ from scgp.in_context.between import (
     between,
     centred,
     comparable,
-    context_means,
     effect,
     effects,
     permuted_between,
+    replication,
 )
 from scgp.in_context.panel import Panel, read_panel
 from scgp.in_context.reading import CellsToRead, Read, expressed_of
@@ -43,8 +43,8 @@ COLUMNS = [
     "effect_embedding", "effect_static", "effect_value", "effect_coexpression", "effect_untrained",
     "context",
 ]  # fmt: skip
-#: Pairs of cell and gene that are held at once, and ways in which donors are halved.
-MOST_PAIRS, N_HALVINGS = 1_500_000, 10
+#: Pairs of cell and gene that are held at once.
+MOST_PAIRS = 1_500_000
 #: Principal components of the panel's values that a gene's co-expression is measured with.
 N_COMPONENTS = 16
 
@@ -198,7 +198,7 @@ def row_of(
             "p": _p(shift_MR, design, cohort, pairs.gene),
             "effect_matched": float(np.median(matched)),
             "rank_matched": float((1 + (matched >= found["effect"]).sum()) / (1 + len(matched))),
-            "replication": _replication(shift_MR, design, cohort.seed),
+            "replication": replication(shift_MR, design, cohort.seed),
             "effect_embedding": effect(centred(context_MR, design), design),
             "context": _farthest(shift_MR, design, [cohort.names[k] for k in kept]),
         }
@@ -223,7 +223,8 @@ def _controls(  # noqa: PLR0917 (arrays of one gene)
 ) -> dict[str, float]:
     """Return the effects that need no embedding of the gene in its context, and the adjusted one.
 
-    The static embedding is the same in every cell; the token of the value says what the level
+    The static embedding is the same in every cell, as any constant, and has an effect of 0 by
+    construction: it guards the arithmetic alone. The token of the value says what the level
     does; co-expression is the product of the gene's value and the panel's components.
     """
     assert network.context is not None
@@ -247,30 +248,6 @@ def _p(vector_MR: np.ndarray, design: Design, cohort: Cohort, gene: int) -> floa
     found = between(vector_MR, design.code_M, design.n_contexts)
     null_P = permuted_between(vector_MR, design, cohort.n_permutations, [cohort.seed, gene])
     return float((1 + (null_P >= found * (1 - 1e-6)).sum()) / (1 + len(null_P)))
-
-
-def _replication(vector_MR: np.ndarray, design: Design, seed: int) -> float:
-    """Return the cosine between context means of halves of the donors, over ways to halve them."""
-    n_donors = len(design.start_S) - 1
-    if n_donors < 2:
-        return float("nan")
-    rng = np.random.default_rng([seed, n_donors])
-    donor_M = np.repeat(np.arange(n_donors), np.diff(design.start_S))
-    found = []
-    for _ in range(N_HALVINGS):
-        first_S = np.zeros(n_donors, bool)
-        first_S[rng.permutation(n_donors)[: n_donors // 2]] = True
-        halves = [
-            context_means(vector_MR[rows], design.code_M[rows], design.n_contexts)
-            for rows in (first_S[donor_M], ~first_S[donor_M])
-        ]
-        shared = np.isfinite(halves[0]).all(axis=1) & np.isfinite(halves[1]).all(axis=1)
-        if shared.sum() < 2:
-            continue
-        a, b = (half[shared] - half[shared].mean(axis=0) for half in halves)
-        length = np.linalg.norm(a) * np.linalg.norm(b)
-        found.append(float((a * b).sum() / length) if length > 0 else 0.0)
-    return float(np.mean(found)) if found else float("nan")
 
 
 def table_of(parts: list[dict[int, dict[str, Any]]], genes: GeneVocabulary) -> pd.DataFrame:

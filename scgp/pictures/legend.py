@@ -93,6 +93,18 @@ def spread(unit_T2: NDArray[np.float64], *, gap: float = 0.055) -> NDArray[np.fl
     return place_T2
 
 
+def plain(text: str) -> str:
+    """Escape the dollars of a name, which matplotlib would read as formulas, or fail to.
+
+    Examples
+    --------
+    >>> plain("$x$") == chr(92) + "$x" + chr(92) + "$"
+    True
+    """
+    return text.replace("$", r"\$")
+
+
 def wrap(text: str) -> str:
-    """Break a long label at its spaces."""
-    return "\n".join(textwrap.wrap(text, _WIDTH, subsequent_indent="    ", break_on_hyphens=False))
+    """Break a long label at its spaces, and make it `plain`."""
+    lines = textwrap.wrap(text, _WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    return plain("\n".join(lines))

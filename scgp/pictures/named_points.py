@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from scgp.pictures.legend import UNDECIDED, medoid, pool, spread, wrap
+from scgp.pictures.legend import UNDECIDED, medoid, plain, pool, spread, wrap
 from scgp.pictures.palette import GREY, MISSING_GREY, OTHER_GREY, colour
 
 if TYPE_CHECKING:
@@ -214,8 +214,8 @@ def _written(
 ) -> Annotation:
     """Write one name at `place`, in points from its own point; a line joins the two if far."""
     return ax.annotate(
-        name, (float(xy_2[0]), float(xy_2[1])), place, textcoords="offset points", fontsize=8.5,
-        fontweight="bold" if bold else "normal", zorder=5,
+        plain(name), (float(xy_2[0]), float(xy_2[1])), place, textcoords="offset points",
+        fontsize=8.5, fontweight="bold" if bold else "normal", zorder=5,
         ha="left" if place[0] > 1 else "right" if place[0] < -1 else "center",
         va="center" if abs(place[1]) < 1 else "bottom" if place[1] > 0 else "top",
         path_effects=[withStroke(linewidth=2.5, foreground="white")],

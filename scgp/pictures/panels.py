@@ -14,7 +14,7 @@ import numpy as np
 
 from scgp.errors import ArgumentError
 from scgp.explaining.explanation import leaf_told
-from scgp.pictures.legend import wrap
+from scgp.pictures.legend import plain, wrap
 from scgp.pictures.palette import colour
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def explain(
             1, 3, figsize=(15 + wider, 6), layout="constrained",
             width_ratios=[1.0, 1.5 + 0.2 * wider, 1.1],
         )  # fmt: skip
-        figure.suptitle(_headline(row), fontsize=13, fontweight="bold")
+        figure.suptitle(plain(_headline(row)), fontsize=13, fontweight="bold")
         axes = made
     drawn = np.asarray(axes, dtype=object).ravel()
     if len(drawn) != 3:

@@ -62,7 +62,8 @@ def biomarkers(
     -------
     The Axes. A dot is a gene: to the right by Wilcoxon's rank, upwards by what its removal costs
     the phenotype (mean over units; a line goes down to the unit where it costs least). Names that
-    find no free place are left out. Of a table by unit: a row is a gene, and a dot its effect in
+    find no free place are left out. Genes without a Wilcoxon test stand apart, to the left. Of a
+    table by unit: a row is a gene, and a dot its effect in
     one unit; filled where the gene is among the first `n_genes` of the unit's Wilcoxon ranking.
 
     Raises
@@ -114,6 +115,8 @@ def _title(own: pd.DataFrame) -> str:
 
 def _draw_ranks(ax: Axes, own: pd.DataFrame, n_genes: int) -> None:
     """Draw each gene by Wilcoxon's rank and by the effect of its removal."""
+    untested = bool(own["wilcoxon_rank"].isna().any())
+    own = _beside_ranks(ax, own)
     for kind, (words, shade, marker) in _FOUND.items():
         part = own[own["found_by"] == kind]
         if part.empty:
@@ -132,10 +135,23 @@ def _draw_ranks(ax: Axes, own: pd.DataFrame, n_genes: int) -> None:
     ax.margins(y=0.08)
     ax.set_xlabel("rank by Wilcoxon's test (first to the right)")
     ax.set_ylabel("log odds lost without the gene (nats)\nline: to the unit where least is lost")
-    legend = ax.legend(frameon=False, fontsize=8.5, loc="upper left")
+    legend = ax.legend(frameon=False, fontsize=8.5, loc="best" if untested else "upper left")
     ax.grid(color="#EEEEEE")
     ax.set_axisbelow(True)
     _name(ax, own[["wilcoxon_rank", "effect"]].to_numpy(float), legend, _to_name(own, n_genes))
+
+
+def _beside_ranks(ax: Axes, own: pd.DataFrame) -> pd.DataFrame:
+    """Give genes without a rank a place beyond the last one, and mark it as such."""
+    untested = own["wilcoxon_rank"].isna()
+    if not untested.any():
+        return own
+    last = 1.0 if untested.all() else float(own["wilcoxon_rank"].max())
+    ax.axvspan(1.6 * last, 4 * last, color="#F4F4F4", lw=0, zorder=0)
+    ax.text(
+        2.5 * last, 0.01, "no\ntest", transform=ax.get_xaxis_transform(), fontsize=8, ha="center"
+    )
+    return own.assign(wilcoxon_rank=own["wilcoxon_rank"].fillna(2.5 * last))
 
 
 def _to_name(own: pd.DataFrame, n_genes: int) -> pd.DataFrame:
@@ -181,10 +197,11 @@ def _draw_units(ax: Axes, own: pd.DataFrame, n_genes: int) -> None:
         row = np.arange(len(genes)) + 0.12 * (u % 5 - 2)  # equal effects stay apart
         top = part["wilcoxon_rank"].to_numpy() <= n_genes
         face = [colour(u) if is_top else (1.0, 1.0, 1.0) for is_top in top]
-        n_cells = part["n_cells"].max()
+        n_cells = f"{part['n_cells'].max():.0f} cells"
+        n_cells += ", no Wilcoxon test" if part["wilcoxon_rank"].isna().all() else ""
         ax.scatter(
             part["effect"], row, s=34, c=face, edgecolors=[colour(u)], linewidths=1.1,
-            marker=_MARKERS[u % len(_MARKERS)], label=f"{wrap(str(unit))} ({n_cells:.0f} cells)",
+            marker=_MARKERS[u % len(_MARKERS)], label=f"{wrap(str(unit))} ({n_cells})",
             zorder=2,
         )  # fmt: skip
     ax.axvline(0, color="#333333", lw=0.8, zorder=0)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from scgp.errors import ArgumentError, GeneError, MissingColumnError
-from scgp.pictures.legend import as_labels
+from scgp.pictures.legend import as_labels, plain
 from scgp.pictures.named_points import draw_groups, legend_beside, principal_plane
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def gene_contexts(
     color
         The contexts: a column of ``in_cells.obs``; a Series with the names of cells as its index,
         such as ``adata.obs["cell_type"]``; or one value for each row of `in_cells`. Numbers, such
-        as the column ``"value"``, get a colour bar.
+        as the column ``"value"``, get a colour bar; with `roles` they are names of contexts.
     roles
         What :func:`scgp.gene_roles` returned for this gene and these contexts: each role is a
         heading in the legend, with its best gene set (or nearest genes), and has a marker of its
@@ -87,14 +87,13 @@ def gene_contexts(
         ax = plt.subplots(figsize=(9.5, 6), layout="constrained")[1]
     size = float(np.clip(12_000 / len(xy_M2), 3, 40))
     told = color if isinstance(color, str) else getattr(color, "name", None)
+    told = plain(str(told)) if told else ""
     cells_M = None
     if {"group", "n_cells"} <= set(in_cells.obs):
         cells_M = in_cells.obs["n_cells"].to_numpy(np.int64)[row_M]
         told = "means of cells" if told == "group" else told
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        if roles is not None:
-            message = "roles group contexts, but color holds numbers; pass the column of contexts"
-            raise ArgumentError(message)
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if numeric and roles is None:  # roles are of contexts, such as numbers of clusters
         points = ax.scatter(
             xy_M2[:, 0], xy_M2[:, 1], c=values.to_numpy(float), s=size, cmap="cividis", linewidths=0
         )
@@ -178,9 +177,10 @@ def _headings(roles: pd.DataFrame, gene: str, contexts: set[str]) -> dict[str, l
         message = f"roles are of {', '.join(others) or 'no gene'}; expected those of {gene}"
         raise ArgumentError(message)
     headings = {}
-    for row in roles.itertuples():
+    set_of = roles["gene_sets"].fillna("")  # none, in a table that was read from a file
+    for row, sets in zip(roles.itertuples(), set_of, strict=True):
         near = ", ".join(str(row.nearest_genes).split(", ")[:3])
-        told = str(row.gene_sets).split("; ")[0] or f"near {near}"
+        told = str(sets).split("; ")[0] or f"near {near}"
         headings[f"role {row.role}: {told}"] = _split(str(row.contexts), contexts)
     return headings
 

@@ -17,7 +17,7 @@ from scgp.cells.named import named_genes
 from scgp.embed import embed_adata, resolve_model, warn_empty
 from scgp.errors import ArgumentError, GeneError
 from scgp.pictures.coordinates import stored_coordinates
-from scgp.pictures.legend import as_labels
+from scgp.pictures.legend import as_labels, plain
 from scgp.pictures.named_points import (
     draw_groups,
     legend_beside,
@@ -152,7 +152,7 @@ def manifold(
     _draw_cells(ax, xy_N2, None if groups is None else groups[kept_N], free_P2, max_labels)
     name_components(ax, share_2)
     if basis is not None:
-        ax.set(xlabel=f"{basis} 1", ylabel=f"{basis} 2")
+        ax.set(xlabel=plain(f"{basis} 1"), ylabel=plain(f"{basis} 2"))
     told_T = [f"{text} ({cosine:.2f})" for text, cosine in zip(text_T, cosine_T, strict=True)]
     _draw_means(ax, gene_Q2, asked, text_T2, told_T)
     return ax

@@ -48,7 +48,8 @@ def perturbation(
     the shift of predicted log CP10k (natural logarithm), in one colour for genes above the mean of
     their null and in another for those below; filled where it lies outside the grey band, which
     holds 95 % of the shifts that expression-matched genes cause (a line marks their mean). Shift
-    and band hold dilution: a cell without a gene is normalised anew, so that what is left rises.
+    and band hold dilution, that of the perturbed genes: a cell without a gene is normalised anew,
+    so that what is left rises.
 
     Raises
     ------

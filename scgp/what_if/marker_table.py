@@ -95,7 +95,8 @@ def whole(evidence: Evidence, *, n_genes: int, names: pd.DataFrame) -> pd.DataFr
     table.insert(0, "group", evidence.phenotype)
     table.insert(1, "ontology_id", evidence.term)
     table.insert(2, "asked", evidence.asked)
-    return table[told_G].sort_values("removal_rank", kind="stable")
+    table = table[told_G].astype({"removal_rank": np.int64})
+    return table.sort_values("removal_rank", kind="stable")
 
 
 def _found_by(table: pd.DataFrame, n_genes: int) -> np.ndarray:
@@ -126,7 +127,7 @@ def each(evidence: Evidence, *, names: pd.DataFrame) -> pd.DataFrame:
         )
         table.insert(0, "group", evidence.phenotype)
         table.insert(1, "unit", unit)
-        tables.append(table[np.isfinite(effect_G)])
+        tables.append(table[np.isfinite(effect_G)].astype({"removal_rank": np.int64}))
     return pd.concat(tables)
 
 

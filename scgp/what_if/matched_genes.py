@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Cells of a draw of the null must be two at least, or a mean is that of one cell.
 FEWEST_CELLS = 2
+#: Genes are no match where their median is further in log mean than the first, or all lie on one
+#: side and the nearest further than the second.
+MEDIAN_AWAY, NEAREST_AWAY = 0.4, 0.1
 
 
 class Rows(Protocol):
@@ -127,6 +130,19 @@ def matched(
         drawn_NK[:, k] = can[order]
         can = np.delete(can, order)
     return drawn_NK
+
+
+def unmatched(level: float, level_N: np.ndarray) -> str:
+    """Say how genes of other mean levels lie that are no match of a level ("" where they are).
+
+    No match: all lie on one side of it, none within `NEAREST_AWAY` in log mean; or their median
+    lies further than `MEDIAN_AWAY`.
+    """
+    away_N = np.log(np.maximum(level_N, 1e-6) / level)
+    apart = (away_N > NEAREST_AWAY).all() or (away_N < -NEAREST_AWAY).all()
+    if not len(level_N) or not (apart or abs(np.median(away_N)) > MEDIAN_AWAY):
+        return ""
+    return f"{level:.3g} against {level_N.min():.3g} to {level_N.max():.3g}"
 
 
 def expressing(

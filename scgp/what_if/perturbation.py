@@ -39,8 +39,10 @@ class Perturbation:
     shift
         Unit vector after minus before, cells x width of the embedding, float32.
     groups
-        One row a group (one in all, "all", without `groupby`): ``n_cells``, ``n_changed``; and of
-        the changed cells the means of ``cosine_distance``, of ``probability_change``, which is that
+        One row a group (one in all, "all", without `groupby`): ``n_cells``, ``n_changed``;
+        ``level``, mean CP10k of the perturbed genes (their sum), and ``null_level``, the median of
+        that over the null: where they are far apart, what follows is of the level; and of the
+        changed cells the means of ``cosine_distance``, of ``probability_change``, which is that
         of *each cell's own answer*, ``explained`` (where a cell is called "memory B cell", that
         this rises while "B cell" falls is a rise), and of ``group_type_change``, that of *the
         group's type*: the posterior summed over the term that the group is named by and everything
@@ -58,18 +60,23 @@ class Perturbation:
         ``group``, ``gene``, ``ensembl_id``; ``n_read``, the changed cells in which genes were read;
         ``before`` and ``after``, mean predicted log CP10k (natural logarithm) in them, in a study
         that the model does not know too high for rare genes; ``shift``, after minus before, the
-        dilution by normalising anew included;
-        ``shift_all``, the same over all cells of the group, of which those that are not changed
-        have 0; ``null_mean``, ``null_sd``, ``null_low`` and ``null_high`` (2.5 and 97.5 %) of the
-        shifts of the null; ``z``, the shift less the mean of the null, in its standard deviations;
-        ``p``, two-sided and empirical, NaN in a group with fewer than 10 changed cells; ``n_null``;
+        dilution by normalising anew included; ``dilution``, what is expected of it where genes are
+        deleted, the mean of -log(1 - share of their counts), and 0 for other factors, which have no
+        such formula; ``shift_all``, the shift over all cells of the group, of which those that are
+        not changed have 0; ``null_mean``, ``null_sd``, ``null_low`` and ``null_high`` (2.5 and
+        97.5 %) of the shifts of the null, each with its own dilution taken out and that of the
+        perturbed genes put in; ``z``, the shift less the mean of the null, in its standard
+        deviations; ``p``, two-sided about the dilution and empirical, NaN in a group with fewer
+        than 10 changed cells; ``n_null``;
         ``coexpression``, the cheap competitor: partial correlation of log1p(CP10k) with the
         perturbed gene over all cells of the group, the logarithm of a cell's counts taken out of
         both, negative where the gene is lowered, mean over several genes; NaN for a gene that does
         not vary in the group, and in a group of fewer than 10 cells.
         All genes share the draws of the null, so that p counts no genes: rank by z. By falling
         absolute ``z`` within a group (``shift``, where there is no null). NaN where nothing was
-        read, and in the columns of the null where there is none.
+        read (no changed cell has another gene; of a group without a changed cell the shifts are
+        0), and in the columns of the null where there is none, or none of that level (but for
+        deletions).
     null
         The expression-matched genes: ``group``, ``set`` (one for each draw), ``gene``,
         ``ensembl_id``, ``like`` (the perturbed gene it stands for), ``mean`` CP10k, ``detected``,

@@ -46,6 +46,8 @@ class Drawn:
         Mean predicted log CP10k.
     type_change
         Mean change of the probability of the group's own type; NaN for a group without one.
+    dilution
+        By how much log CP10k of all others rises because counts are gone; 0 where that is unknown.
     """
 
     group: int
@@ -57,6 +59,7 @@ class Drawn:
     before_Q: np.ndarray
     after_Q: np.ndarray
     type_change: float = np.nan
+    dilution: float = 0.0
 
     @property
     def shift_Q(self) -> np.ndarray:
@@ -154,15 +157,18 @@ def expression_rows(
 ) -> pd.DataFrame:
     """Return the rows of ``Perturbation.expression`` of one group, by gene of the model.
 
-    A gene has no shift in a draw that removes it, which then does not count for it. By falling
-    absolute z, and those without by falling absolute shift behind them.
+    A gene has no shift in a draw that removes it, which then does not count for it. The shifts of
+    the null are moved by what the dilution of its genes lacks to that of the perturbed ones. By
+    falling absolute z, and those without by falling absolute shift behind them.
     """
-    shift_Q = own.shift_Q if own.n_read else np.zeros(len(gene_Q))
+    unread = np.nan if share_changed else 0.0  # where no cell changed, nothing has shifted
+    shift_Q = own.shift_Q if own.n_read else np.full(len(gene_Q), unread)
     null_NQ = np.full((len(null), len(gene_Q)), np.nan)
     for n, one in enumerate(null):
         if one.n_read:
-            null_NQ[n] = np.where(np.isin(gene_Q, one.gene_K), np.nan, one.shift_Q)
-    told = _null_numbers(shift_Q, null_NQ if own.n_read else null_NQ[:0])
+            alike_Q = one.shift_Q + (own.dilution - one.dilution)
+            null_NQ[n] = np.where(np.isin(gene_Q, one.gene_K), np.nan, alike_Q)
+    told = _null_numbers(shift_Q, null_NQ if own.n_read else null_NQ[:0], own.dilution)
     table = pd.DataFrame(
         {
             "gene": gene_Q,
@@ -170,16 +176,19 @@ def expression_rows(
             "before": own.before_Q,
             "after": own.after_Q,
             "shift": shift_Q,
+            "dilution": own.dilution,
             "shift_all": shift_Q * share_changed,
             **told,
         }
     )
-    order = np.lexsort((-np.abs(shift_Q), -np.abs(np.nan_to_num(told["z"]))))
+    order = np.lexsort((-np.abs(np.nan_to_num(shift_Q)), -np.abs(np.nan_to_num(told["z"]))))
     return table.iloc[order]
 
 
-def _null_numbers(shift_Q: np.ndarray, null_NQ: np.ndarray) -> dict[str, np.ndarray]:
-    """Summarise the null of each gene."""
+def _null_numbers(
+    shift_Q: np.ndarray, null_NQ: np.ndarray, dilution: float
+) -> dict[str, np.ndarray]:
+    """Summarise the null of each gene; p is two-sided about the dilution."""
     known_NQ = np.isfinite(null_NQ)
     n_Q = known_NQ.sum(axis=0)
     nothing_Q = np.full(len(shift_Q), np.nan)
@@ -191,7 +200,7 @@ def _null_numbers(shift_Q: np.ndarray, null_NQ: np.ndarray) -> dict[str, np.ndar
         mean, sd = np.nanmean(null_NS, axis=0), np.nanstd(null_NS, axis=0)
         low, high = np.nanpercentile(null_NS, (2.5, 97.5), axis=0)
         z = np.divide(shift_Q[some] - mean, sd, out=nothing_Q[some].copy(), where=sd > 0)
-        larger = (np.abs(null_NS) >= np.abs(shift_Q[some])).sum(axis=0)
+        larger = (np.abs(null_NS - dilution) >= np.abs(shift_Q[some] - dilution)).sum(axis=0)
         p = (1 + larger) / (1 + n_Q[some])
         for name, value in zip(names, (mean, sd, low, high, z, p), strict=True):
             told[name][some] = value

@@ -118,6 +118,20 @@ def _asked(
     return vectors, said, np.where((vectors.total_B > 0)[:, None], fused_BT, 0.0)
 
 
+def dilution(cells: Cells, block_BV: sp.csr_matrix, factor_G: np.ndarray) -> float:
+    """Return how far log CP10k rises where other counts go: the mean of -log(1 - their share).
+
+    Over the cells that have a count left; NaN where there is none.
+    """
+    known_V = cells.token_V >= 0
+    after_BV = scaled(block_BV, cells.token_V, factor_G)
+    before_B, after_B = (
+        np.asarray(x[:, known_V].sum(axis=1), float).ravel() for x in (block_BV, after_BV)
+    )
+    kept = after_B > 0
+    return float(np.log(before_B[kept] / after_B[kept]).mean()) if kept.any() else float("nan")
+
+
 def mean_rates(
     cells: Cells, block_BV: sp.csr_matrix, factor_G: np.ndarray, gene_Q: np.ndarray
 ) -> tuple[int, np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from scgp.errors import CountsError, GeneError, warn_user
 from scgp.what_if.coexpression import coexpression
-from scgp.what_if.matched_genes import Levels, expressing, matched
+from scgp.what_if.matched_genes import Levels, expressing, matched, unmatched
 from scgp.what_if.perturbation_tables import (
     FEWEST_CHANGED,
     Drawn,
@@ -24,7 +24,7 @@ from scgp.what_if.perturbation_tables import (
     expression_rows,
     type_changes,
 )
-from scgp.what_if.perturbed_cells import change_of, mean_rates
+from scgp.what_if.perturbed_cells import change_of, dilution, mean_rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +58,11 @@ class Work:
         factor_G = np.ones(self.cells.model.config.n_genes)
         factor_G[gene_K] = self.factor_K
         return factor_G
+
+    @property
+    def deletes(self) -> bool:
+        """Whether genes are deleted, and none has more or less of its counts."""
+        return bool(np.isin(self.factor_K, (0, 1)).all())
 
 
 def sets_of(
@@ -125,6 +130,7 @@ def one_set(
     if not len(rows):
         return Drawn(group, is_null, gene_K, 0, np.nan, np.nan, nothing_Q, nothing_Q)
     block_BV, factor_G = work.cells.counts.take(rows), work.factors(gene_K)
+    diluted = dilution(work.cells, block_BV, factor_G) if work.deletes else 0.0
     cosine = change = type_change = np.nan
     if is_null:  # of the user's genes all cells are asked
         seen = change_of(work.cells, work.index, block_BV, factor_G)
@@ -137,11 +143,58 @@ def one_set(
     else:
         read = (len(rows), nothing_Q, nothing_Q)
     advance(len(rows))
-    return Drawn(group, is_null, gene_K, read[0], cosine, change, read[1], read[2], type_change)
+    return Drawn(
+        group, is_null, gene_K, read[0], cosine, change, read[1], read[2], type_change, diluted
+    )
 
 
-def expression_table(work: Work, drawn: Sequence[Drawn], table: pd.DataFrame) -> pd.DataFrame:
-    """Return ``Perturbation.expression``."""
+def null_levels(work: Work, null: Sequence[Drawn]) -> tuple[pd.DataFrame, list[str]]:
+    """Return ``level`` and ``null_level`` of each group, and what is wrong with its null.
+
+    Levels are mean CP10k, of several genes together; that of the null is the median of its draws.
+    """
+    unequal_K = work.factor_K != 1
+    rows, told = [], []
+    for p in range(len(work.groups)):
+        mean_G = work.found.mean_PG[p]
+        level_K = mean_G[work.gene_K]
+        level_NK = mean_G[np.array([x.gene_K for x in null if x.group == p], np.int64)]
+        median = np.median(level_NK[:, unequal_K].sum(axis=1)) if len(level_NK) else np.nan
+        rows.append((level_K[unequal_K].sum(), median))
+        wrong = [
+            f"{work.cells.model.genes.symbol[gene]} {said}"
+            for k, gene in enumerate(work.gene_K)
+            if len(level_NK) and level_K[k] > 0 and unequal_K[k]
+            and (said := unmatched(level_K[k], level_NK[:, k]))
+        ]  # fmt: skip
+        told.append(", ".join(wrong))
+    return pd.DataFrame(rows, columns=["level", "null_level"]), told
+
+
+def warn_unmatched(work: Work, wrong: Sequence[str]) -> None:
+    """Say in which groups the null has other levels than the perturbed genes."""
+    named = [f"{g!r} ({said})" for g, said in zip(work.groups, wrong, strict=True) if said]
+    if named:
+        effect = (
+            "dilution is taken out of z and p of expression, but not out of those of groups"
+            if work.deletes
+            else "so that no z and p of expression is told there; those of groups hold the level"
+        )
+        more = f" and {len(named) - 5} more groups" if len(named) > 5 else ""
+        warn_user(
+            "no genes of the level of what is perturbed for the null (mean CP10k, its range): "
+            f"{', '.join(named[:5])}{more}; {effect}"
+        )
+
+
+def expression_table(
+    work: Work, drawn: Sequence[Drawn], table: pd.DataFrame, wrong: Sequence[str]
+) -> pd.DataFrame:
+    """Return ``Perturbation.expression``.
+
+    Without a null in groups whose null is ``wrong`` (`null_levels`), unless genes are deleted:
+    then dilution, which is most of what a level does, can be taken out.
+    """
     genes = work.cells.model.genes
     together_PQ = coexpression(
         work.cells.counts, work.cells.token_V, work.cells.model.config.n_genes,
@@ -152,6 +205,7 @@ def expression_table(work: Work, drawn: Sequence[Drawn], table: pd.DataFrame) ->
     for p, group in enumerate(work.groups):
         own = next(one for one in drawn if one.group == p and not one.is_null)
         null = [one for one in drawn if one.group == p and one.is_null]
+        null = null if work.deletes or not wrong[p] else []
         n_changed = int((table["changed"].to_numpy() & (work.group_B == p)).sum())
         share = n_changed / max(1, int(work.found.n_P[p]))
         rows = expression_rows(own, null, work.gene_Q, share)

@@ -93,14 +93,14 @@ def adjusted(p_G: np.ndarray) -> np.ndarray:
 
 
 def ranks(value_G: np.ndarray) -> np.ndarray:
-    """Return ranks, 1 for the largest; ties by position, NaN behind all others.
+    """Return ranks, 1 for the largest; ties by position. NaN has none (NaN).
 
     Examples
     --------
     >>> ranks(np.array([0.5, np.nan, 2.0])).tolist()
-    [2, 3, 1]
+    [2.0, nan, 1.0]
     """
-    order_G = np.argsort(-np.where(np.isnan(value_G), -np.inf, value_G), kind="stable")
-    rank_G = np.empty(len(value_G), np.int64)
+    order_G = np.argsort(-value_G, kind="stable")  # NaN comes last
+    rank_G = np.empty(len(value_G))
     rank_G[order_G] = np.arange(1, len(value_G) + 1)
-    return rank_G
+    return np.where(np.isnan(value_G), np.nan, rank_G)

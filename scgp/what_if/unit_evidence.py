@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from scgp.errors import warn_user
 from scgp.progress import progress_bar
 from scgp.what_if.marker_table import PSEUDO, Evidence
 from scgp.what_if.removals import Cells, Effects, estimated, exact
@@ -90,6 +91,7 @@ def gathered(asking: Asking, *, min_cells: int, progress: bool) -> list[Evidence
         unit: _wilcoxon(asking, unit, min_cells)
         for unit in dict.fromkeys(unit for _, unit in asking.rows_of)
     }
+    _say_untested(asking, tests, min_cells)
     n_cells = sum(map(len, asking.rows_of.values()))
     known = [name for name in cohorts.asked if asking.units(name)]
     with progress_bar(n_cells, what="remove genes", unit="cell", shown=progress) as advance:
@@ -114,6 +116,23 @@ def _wilcoxon(
     own = np.flatnonzero(cohorts.unit_B == cohorts.units.index(unit))
     asked = [cohorts.phenotypes.index(name) for name, of in asking.rows_of if of == unit]
     return rank_sums(asking.value_BG[own], cohorts.phenotype_B[own], asked, min_cells=min_cells)
+
+
+def _say_untested(
+    asking: Asking, tests: Mapping[str, Mapping[int, object]], min_cells: int
+) -> None:
+    """Name the phenotypes and units without a test, as when a unit has hardly any other cells."""
+    untested = [
+        f"{name!r} in {unit!r}"
+        for name, unit in asking.rows_of
+        if asking.cohorts.phenotypes.index(name) not in tests[unit]
+    ]
+    if untested:
+        more = f" and {len(untested) - 5} more" if len(untested) > 5 else ""
+        warn_user(
+            f"no Wilcoxon test, for there are fewer than {min_cells} cells (min_cells) of other "
+            f"phenotypes to test against: {', '.join(untested[:5])}{more}"
+        )
 
 
 def _of_phenotype(

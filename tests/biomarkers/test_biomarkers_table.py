@@ -11,7 +11,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 from scgp.biomarkers import biomarkers
-from scgp.errors import ArgumentError, MissingColumnError
+from scgp.errors import ArgumentError, MissingColumnError, ScgpWarning
 from scgp.what_if.marker_table import PSEUDO
 from scgp.what_if.removals import Effects
 from scgp.what_if.replication import adjusted, combined_z, random_effects_p, ranks
@@ -209,6 +209,28 @@ def test_a_table_beside(thirds):
         biomarkers(thirds, **given, beside=pd.concat([shift, shift]))
 
 
+def test_without_a_test_there_is_no_rank(thirds, tmp_path):
+    """Real cells: one unit has B cells alone, so that there they are tested against nothing."""
+    adata = thirds.copy()
+    is_b = (adata.obs["cell_type"] == B_CELL).to_numpy()
+    adata.obs.loc[is_b & (np.cumsum(is_b) <= 20), "part"] = "alone"
+    given = {"groupby": "cell_type", "across": "part", "groups": B_CELL, "progress": False}
+    given |= {"exact_cells": 0, "max_cells": 10}
+    with pytest.warns(ScgpWarning, match=rf"no Wilcoxon test, .*: '{B_CELL}' in 'alone'$"):
+        units = biomarkers(adata, **given, by_unit=True)
+    alone = units[units["unit"] == "alone"]
+    assert alone[["wilcoxon_score", "wilcoxon_rank", "wilcoxon_q"]].isna().all(axis=None)
+    assert alone["removal_rank"].dtype == np.int64
+    assert units[units["unit"] == "a"]["wilcoxon_rank"].notna().all()
+    adata.obs["part"] = np.where(is_b, adata.obs["part"], "other cells")
+    with pytest.warns(ScgpWarning, match=r"no Wilcoxon test"):
+        table = biomarkers(adata, **given)
+    assert set(table["found_by"]) == {"removal"}
+    assert table["wilcoxon_rank"].isna().all()
+    table.to_csv(tmp_path / "table.csv")
+    assert pd.read_csv(tmp_path / "table.csv")["wilcoxon_rank"].isna().all()
+
+
 # ---- statistics ----
 
 
@@ -247,5 +269,5 @@ def test_no_unit_is_sure_alone_and_agreement_by_chance_is_not_either():
 
 
 def test_ranks_with_ties_and_missing():
-    assert ranks(np.array([1.0, np.nan, 3.0, 1.0])).tolist() == [2, 4, 1, 3]
+    np.testing.assert_array_equal(ranks(np.array([1.0, np.nan, 3.0, 1.0])), [2, np.nan, 1, 3])
     assert np.isnan(adjusted(np.array([np.nan, np.nan]))).all()

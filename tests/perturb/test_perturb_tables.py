@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import scgp
 from scgp.cells.counts import choose_counts
 from scgp.errors import ScgpWarning
 from scgp.perturb import perturb
-from scgp.what_if.matched_genes import expressing, levels, matched
+from scgp.what_if.matched_genes import expressing, levels, matched, unmatched
 from scgp.what_if.perturbation_tables import Drawn, expression_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -90,6 +91,85 @@ def test_cells_that_express_a_set_are_those_of_all_blocks(model, all_blood):
     np.testing.assert_array_equal(
         found[1], np.flatnonzero(even_B & (count_of(all_blood, GENE) > 0))
     )
+
+
+@pytest.fixture(scope="module")
+def b_cells(all_blood):
+    return all_blood[(all_blood.obs["bulk_labels"] == "CD19+ B").to_numpy()].copy()
+
+
+def test_a_deletion_of_the_highest_gene_is_not_told_by_its_dilution(b_cells, model):
+    """CD74 has 548 CP10k in B cells, the next gene 302: nearly all genes rise by the dilution."""
+    with pytest.warns(ScgpWarning, match=r"no genes of the level .*'all' \(CD74 548 against 56"):
+        told = perturb(b_cells, {"CD74": 0.0}, max_cells=15, model=model, progress=False)
+    own = told.expression
+    assert told.groups["level"].item() == pytest.approx(told.perturbed["mean"].item())
+    assert told.groups["null_level"].item() == pytest.approx(told.null["mean"].median())
+    assert own["dilution"].nunique() == 1
+    assert own["dilution"][0] > own["shift"].median() / 2 > 0.03
+    outside = (own["shift"] < own["null_low"]) | (own["shift"] > own["null_high"])
+    assert outside.mean() < 0.25
+    assert abs(own["z"].median()) < 1
+
+
+def test_more_of_the_highest_gene_has_no_null(b_cells, ask):
+    with pytest.warns(ScgpWarning, match="CD74 548 against .* no z and p of expression"):
+        told = ask(b_cells, {"CD74": 2.0}, n_null=20, max_cells=5)
+    assert told.expression[["z", "p", "null_mean", "null_low"]].isna().all(axis=None)
+    assert (told.expression["dilution"] == 0).all()
+    assert told.groups["null_distance"].notna().all()
+
+
+def test_dilution_is_what_the_share_of_the_counts_says(blood, ask, tiny):
+    told = ask(blood, {GENE: 0.0}, genes=["LYZ"], max_cells=200)
+    known_V = tiny.genes.match(blood.var_names).token_of_column >= 0
+    share_B = count_of(blood, GENE) / np.asarray(blood.X[:, known_V].sum(axis=1)).ravel()
+    expected = -np.log1p(-share_B[share_B > 0]).mean()
+    assert told.expression["dilution"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("level_N", "words"),
+    [
+        ([9.5, 7, 8], ""),
+        ([8, 7, 8], "10 against 7 to 8"),  # all lower
+        ([12, 13, 14], "10 against 12 to 14"),
+        ([5, 6, 11], "10 against 5 to 11"),  # the median is too low
+        ([], ""),
+    ],
+)
+def test_what_is_no_match_of_a_level(level_N, words):
+    assert unmatched(10.0, np.array(level_N, float)) == words
+
+
+def test_the_null_is_moved_by_the_dilution_it_lacks_synthetic():
+    def one(shift, dilution, *, is_null=True):
+        drawn = (0, is_null, np.array([9]), 5, 0.1, 0.0, np.zeros(1), np.array([shift]))
+        return Drawn(*drawn, dilution=dilution)
+
+    null = [one(0.12, 0.1), one(0.18, 0.2), one(0.11, 0.1)]
+    row = expression_rows(one(0.515, 0.5, is_null=False), null, np.array([3]), 1.0).iloc[0]
+    assert row["null_mean"] == pytest.approx(0.5 + 0.01 / 3)
+    assert row["z"] == pytest.approx((0.015 - 0.01 / 3) / np.std([0.02, -0.02, 0.01]))
+    assert row["p"] == pytest.approx(3 / 4)
+
+
+def test_where_nothing_could_be_read_there_is_no_shift(all_blood, ask):
+    """Real cells, fifteen of them without all counts but those of CD79A; ten without it."""
+    cells = all_blood[:40].copy()
+    dense = cells.X.toarray()
+    own = cells.var_names.get_loc(GENE)
+    dense[:15] = 0
+    dense[:15, own] = 5
+    dense[15:25, own] = 0
+    dense[25:, own] = np.maximum(dense[25:, own], 1)
+    cells.X = sp.csr_matrix(dense)
+    cells.obs["group"] = ["alone"] * 15 + ["without"] * 10 + ["with"] * 15
+    told = ask(cells, {GENE: 0.0}, groupby="group", genes=["LYZ", "CD74"], n_null=0).expression
+    shift = told.groupby("group")[["shift", "shift_all"]]
+    assert shift.get_group("alone").isna().all(axis=None)
+    assert (shift.get_group("without") == 0).all(axis=None)
+    assert (shift.get_group("with") != 0).all(axis=None)
 
 
 def test_p_is_the_rank_among_the_null():
