@@ -40,7 +40,8 @@ def folder(blood, tmp_path, monkeypatch):
         "annotate in.h5ad out.h5ad --reference {} --label-key cell_type",
         "index {} index --label-key cell_type",
         "train {} --out model --label-key cell_type",
-        "train in.h5ad --out model --label-key cell_type --study-key louvain --donor-key phase --unlabelled {}",
+        "train in.h5ad --out model --label-key cell_type --study-key louvain --donor-key phase "
+        "--unlabelled {}",
     ],
 )
 @pytest.mark.parametrize("name", ["tenx.h5", "empty.h5"])
