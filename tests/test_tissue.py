@@ -195,7 +195,7 @@ def test_an_explanation_is_of_the_answer_with_the_tissue(answers, all_blood, of_
 
 def test_a_file_is_answered_as_its_cells(answers, all_blood, of_liver, tmp_path):
     path = tmp_path / "cells.h5ad"
-    all_blood.write_h5ad(path)
+    all_blood.copy().write_h5ad(path)
     scgp.annotate_file(path, index=of_liver, tissue="lung", progress=False)
     stored = ad.read_h5ad(path)
     for column in (LABEL, "scgp_confidence"):
