@@ -14,7 +14,6 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import logit
 
 from scgp.reference.evidence import fuse, pool
@@ -50,6 +49,8 @@ def fit_among(fusion: Fusion, cells: HeldOut, scorer: Scorer) -> Fusion:
     -------
     The fusion with ``slope_rival``.
     """
+    from scipy.optimize import minimize_scalar  # .2 s, which only a fit needs
+
     there_BT, line_TT = cells.there(), scorer.right_TT | scorer.right_TT.T
     posterior_BT = np.where(there_BT, fuse(cells.streams, fusion), -1.0)
     mass_BT = pool(cells.streams, fusion) @ scorer.right_TT.T

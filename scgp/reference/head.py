@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 from scgp.reference.products import one_thread
 
@@ -42,6 +41,8 @@ def fit_head(
     -------
     Weights T x D and biases T. Labels without cells are as likely as the least likely other.
     """
+    from scipy.optimize import minimize  # .2 s, which only a fit needs
+
     kept = draw(code_N, seed)
     count_T = np.bincount(code_N[kept], minlength=n_labels)
     share_N = 1 / (count_T[code_N[kept]] * np.count_nonzero(count_T))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ def fit_logistic(
         Strength of the prior that slopes are 0, and the odds at the mean even, for features of
         weighted deviation 1: the scale on which a feature comes does not matter.
     """
+    from scipy.optimize import minimize  # .2 s, which only a fit needs
+
     wanted_M = holds_M.astype(float)
     mean_F = weight_M @ feature_MF
     deviation_F = np.sqrt(weight_M @ (feature_MF - mean_F) ** 2)
