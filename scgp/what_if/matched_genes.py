@@ -142,7 +142,8 @@ def unmatched(level: float, level_N: np.ndarray) -> str:
     apart = (away_N > NEAREST_AWAY).all() or (away_N < -NEAREST_AWAY).all()
     if not len(level_N) or not (apart or abs(np.median(away_N)) > MEDIAN_AWAY):
         return ""
-    return f"{level:.3g} against {level_N.min():.3g} to {level_N.max():.3g}"
+    most, median = level_N.max(), np.median(level_N)
+    return f"{level:.3g}, theirs {level_N.min():.3g} to {most:.3g}, median {median:.3g}"
 
 
 def expressing(

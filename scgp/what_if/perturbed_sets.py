@@ -182,7 +182,7 @@ def warn_unmatched(work: Work, wrong: Sequence[str]) -> None:
         )
         more = f" and {len(named) - 5} more groups" if len(named) > 5 else ""
         warn_user(
-            "no genes of the level of what is perturbed for the null (mean CP10k, its range): "
+            "genes of the null are of other levels than what is perturbed (mean CP10k): "
             f"{', '.join(named[:5])}{more}; {effect}"
         )
 

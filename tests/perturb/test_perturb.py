@@ -125,7 +125,7 @@ def test_nothing_is_written_and_blocks_do_not_matter(ask, blood, state):
     assert "CD79A x 0: " in repr(one)
 
 
-@pytest.mark.filterwarnings("ignore:no genes of the level")  # that cell has 10,000 CP10k
+@pytest.mark.filterwarnings("ignore:genes of the null")  # that cell has 10,000 CP10k
 def test_a_cell_of_that_gene_alone_is_empty_without_it(ask, blood):
     x = blood.X.toarray()
     x[0] = 0

@@ -100,7 +100,7 @@ def b_cells(all_blood):
 
 def test_a_deletion_of_the_highest_gene_is_not_told_by_its_dilution(b_cells, model):
     """CD74 has 548 CP10k in B cells, the next gene 302: nearly all genes rise by the dilution."""
-    with pytest.warns(ScgpWarning, match=r"no genes of the level .*'all' \(CD74 548 against 56"):
+    with pytest.warns(ScgpWarning, match=r"of other levels .*'all' \(CD74 548, theirs 56"):
         told = perturb(b_cells, {"CD74": 0.0}, max_cells=15, model=model, progress=False)
     own = told.expression
     assert told.groups["level"].item() == pytest.approx(told.perturbed["mean"].item())
@@ -113,7 +113,7 @@ def test_a_deletion_of_the_highest_gene_is_not_told_by_its_dilution(b_cells, mod
 
 
 def test_more_of_the_highest_gene_has_no_null(b_cells, ask):
-    with pytest.warns(ScgpWarning, match="CD74 548 against .* no z and p of expression"):
+    with pytest.warns(ScgpWarning, match="CD74 548, theirs .* no z and p of expression"):
         told = ask(b_cells, {"CD74": 2.0}, n_null=20, max_cells=5)
     assert told.expression[["z", "p", "null_mean", "null_low"]].isna().all(axis=None)
     assert (told.expression["dilution"] == 0).all()
@@ -132,9 +132,9 @@ def test_dilution_is_what_the_share_of_the_counts_says(blood, ask, tiny):
     ("level_N", "words"),
     [
         ([9.5, 7, 8], ""),
-        ([8, 7, 8], "10 against 7 to 8"),  # all lower
-        ([12, 13, 14], "10 against 12 to 14"),
-        ([5, 6, 11], "10 against 5 to 11"),  # the median is too low
+        ([8, 7, 8], "10, theirs 7 to 8, median 8"),  # all lower
+        ([12, 13, 14], "10, theirs 12 to 14, median 13"),
+        ([5, 6, 11], "10, theirs 5 to 11, median 6"),  # the median is too low
         ([], ""),
     ],
 )
