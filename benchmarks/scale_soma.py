@@ -1,6 +1,6 @@
 """Training from a SOMA experiment: memory, speed of reading, and what is read in vain.
 
-    python benchmarks/scale_soma.py --data ../shared/data --work /tmp/soma [--cells 100000]
+    python benchmarks/scale_soma.py --data ../shared/data --work DIR [--cells 100000]
 
 Real cells of the training files, repeated study by study up to ``--cells``, are written as a SOMA
 experiment with the tiles of the CELLxGENE Census (2,048 x 2,048, 65,536 entries, zstd 9) and as an
