@@ -1,6 +1,7 @@
 """The command line writes no file under a name that promises another format."""
 
 import errno
+import resource
 
 import anndata as ad
 import h5py
@@ -91,6 +92,7 @@ def test_a_copy_is_the_file_and_the_slots(texts):
     assert main(["annotate", "in.h5ad", "o.h5ad"]) == 0
     before, after = _stored(texts / "in.h5ad"), _stored(texts / "o.h5ad")
     assert {name: after.get(name) for name in before} == before
+    assert (texts / "o.h5ad").stat().st_size < (texts / "in.h5ad").stat().st_size + 200_000
     new = {name.split("/")[1] for name in after.keys() - before.keys()}
     assert {name.removeprefix("X_") for name in new} == {
         "scgp", "scgp_cell_type", "scgp_cell_type_ontology_term_id", "scgp_confidence",
@@ -114,3 +116,21 @@ def test_a_copy_of_a_store_on_a_full_disk_is_none(folder, monkeypatch, capsys, s
         "was; make room, or name another place"
     )
     assert sorted(path.name for path in folder.iterdir()) == ["in.h5ad", "in.zarr"]
+
+
+@pytest.mark.parametrize("room", [0.5, 1.02])
+def test_a_copy_that_the_disk_has_no_room_for_is_none(texts, capsys, room):
+    """The system's own limit of a file's size: while it is copied, and while slots are written."""
+    size = int(room * (texts / "in.h5ad").stat().st_size)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        assert main(["annotate", "in.h5ad", "o.h5ad"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == (
+        "scgp: error: the copy of in.h5ad could not be written (File too large), and nothing of "
+        "it was; make room, or name another place"
+    )
+    assert sorted(path.name for path in texts.iterdir()) == ["in.h5ad"]

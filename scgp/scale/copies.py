@@ -12,6 +12,7 @@ from typing import Any
 
 import anndata as ad
 import h5py
+import pandas as pd
 
 from scgp.annotate import annotate
 from scgp.answer_columns import column_names
@@ -19,7 +20,10 @@ from scgp.errors import FileError
 from scgp.scale import zarr_store
 from scgp.scale.h5ad import put_slots
 from scgp.scale.stored import opened_cells
-from scgp.scale.written import slots_of
+from scgp.scale.written import Slots, slots_of
+
+#: Bytes that are reserved for what HDF5 writes beside the arrays, and for what ``uns`` says.
+_BESIDE = 1 << 20
 
 
 def write_copy(
@@ -29,16 +33,43 @@ def write_copy(
 
     All else stays as it is, to the byte; a file of before anndata 0.7, to which nothing can be
     added, is written anew.
+
+    Raises
+    ------
+    FileError
+        The copy could not be written; what there is of it is left to the caller.
     """
     with h5py.File(source) as file:
         groups = ("obs", "var", "obsm", "uns")
         old = any(isinstance(file.get(group), h5py.Dataset) for group in groups)
-    if old:
-        adata.to_memory().write_h5ad(target)
-        return
-    shutil.copyfile(source, target)
-    with h5py.File(target, "r+") as file:
-        put_slots(file, source, slots_of(adata, key_added, vectors=vectors))
+    try:
+        if old:
+            adata.to_memory().write_h5ad(target)
+            return
+        shutil.copyfile(source, target)
+        slots = slots_of(adata, key_added, vectors=vectors)
+        _reserve(target, slots)
+        with h5py.File(target, "r+") as file:
+            put_slots(file, source, slots)
+    except OSError as error:
+        msg = (
+            f"the copy of {source} could not be written ({_reason(error)}), and nothing of it was; "
+            "make room, or name another place"
+        )
+        raise FileError(msg) from error
+
+
+def _reserve(target: Path, slots: Slots) -> None:
+    """Raise OSError where the disk has no room for slots: HDF5 tells it too late, at great length.
+
+    What is reserved behind the end of an HDF5 file is given back when the file is closed.
+    """
+    size = _BESIDE + (0 if slots.shape is None else 4 * slots.shape[0] * slots.shape[1])
+    for values in slots.columns.values():
+        size += int(pd.Series(values).memory_usage(index=False, deep=True))
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with target.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), target.stat().st_size, size)
 
 
 def annotate_copy(source: Path, target: Path, options: Mapping[str, Any]) -> dict[str, int]:
@@ -92,4 +123,5 @@ def _reason(error: OSError) -> object:
         error = error.__cause__
     if isinstance(error, shutil.Error):
         return error.args[0][0][2]
-    return error.strerror or error
+    # HDF5 has a number of the system's, and a text of its own
+    return os.strerror(error.errno) if error.errno else error
