@@ -36,6 +36,7 @@ from scgp.training.mean_profiles import profiles_of
 from scgp.training.objective import TermTable, term_tables
 from scgp.training.seen import described, seen_studies, warn_of_seen
 from scgp.training.together import Processes
+from scgp.training.within_types import components_within_types
 
 #: A gene's tokens compete by value / (mean value + this): rare genes in shallow cells stay apart.
 _PRIOR_VALUE = 0.3
@@ -199,6 +200,7 @@ def train(
         _set_statistics(model.network, seen, tables["type"])
     if base is None or config is not None:
         _set_means(model.network, seen)
+        _set_components(model.network, seen, seen_types, settings.seed)
     kept = model.details.get("calibration")
     fusion = without_promises(Fusion.from_dict(kept)) if kept else None
     if calibrate_on_studies and processes.rank == 0:
@@ -359,6 +361,16 @@ def _set_means(network: CellTransformer, corpus: Corpus) -> None:
     with torch.no_grad():
         start = torch.from_numpy(np.log(mean_G + _LEAST_MEAN)).half().float()
         network.context.mean_G[: len(mean_G)] = start
+
+
+def _set_components(network: CellTransformer, corpus: Corpus, types: TermTable, seed: int) -> None:
+    """Start the linear view of a reader of genes at what cells of one type differ in."""
+    context = network.context
+    if context is None or context.component is None:
+        return
+    n_components = context.component.embedding_dim
+    axis_GC = components_within_types(corpus, types.cell_N, n_components, seed=seed)
+    context.start_components(torch.from_numpy(axis_GC))
 
 
 def _fold_fitter(

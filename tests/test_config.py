@@ -18,7 +18,7 @@ def test_fields_of_a_saved_config_are_pinned():
     # A field that is added, dropped or renamed makes old checkpoints unreadable.
     assert list(ModelConfig(n_genes=7).to_dict()) == [
         "n_genes", "n_tokens", "width", "n_layers", "n_heads", "pool_width", "embed_dim",
-        "text_dim", "dropout", "token_slots", "context_layers",
+        "text_dim", "dropout", "token_slots", "context_layers", "context_components",
     ]  # fmt: skip
 
 

@@ -76,9 +76,8 @@ def by_hand(model, counts, token_V, cell, gene):
     own = values.get(int(gene), 0.0)
     queries = GeneQueries(torch.tensor([[int(gene)]]), torch.tensor([[own]]))
     with torch.inference_mode():
-        context = model.network.in_context(as_input(tokens), queries)
-        rate = model.network.context.log_rate(context, queries.gene_BQ)
-    return own, context[0, 0].numpy(), rate.item()
+        found = model.network.in_context(as_input(tokens), queries)
+    return own, found.embedding_BQD[0, 0].numpy(), found.log_rate_BQ.item()
 
 
 def test_every_pair_is_what_the_network_says_of_it_alone(

@@ -251,15 +251,13 @@ def _read(
     rows: GeneRows | None,
 ) -> Read:
     """Run the network on the queries of one chunk, and leave the padding out."""
-    context = network.context
-    assert context is not None
     own_BQ = values_of(tokens, gene_BQ, network.config.n_genes)
     real_BQ = gene_BQ < network.config.n_genes
     with torch.inference_mode():
         queries = GeneQueries(torch.from_numpy(gene_BQ), torch.from_numpy(own_BQ)).to(device)
-        context_BQD = network.in_context(as_input(tokens).to(device), queries, rows)
-        log_rate_BQ = context.log_rate(context_BQD, queries.gene_BQ).cpu().numpy()
-        context_MD = context_BQD.float().cpu().numpy()[real_BQ]
+        read = network.in_context(as_input(tokens).to(device), queries, rows)
+        log_rate_BQ = read.log_rate_BQ.cpu().numpy()
+        context_MD = read.embedding_BQD.float().cpu().numpy()[real_BQ]
     return Read(
         np.nonzero(real_BQ)[0], gene_BQ[real_BQ], own_BQ[real_BQ], context_MD, log_rate_BQ[real_BQ]
     )

@@ -75,9 +75,14 @@ class ModelConfig(_StrictConfig):
     context_layers
         Blocks of the transformer that reads a gene in its context
         (:class:`scgp.model.context.GeneContext`); 0 for all models of before 0.8.0.
+    context_components
+        Components of the linear view that this transformer reads beside the pooled one; 0 for all
+        models of before 0.19.0, and without such a transformer.
     """
 
-    _ADDED = {"token_slots": True, "context_layers": 0}  # noqa: RUF012 (a ClassVar of the parent)
+    _ADDED = {  # noqa: RUF012 (a ClassVar of the parent)
+        "token_slots": True, "context_layers": 0, "context_components": 0,
+    }  # fmt: skip
 
     n_genes: int
     n_tokens: int = 128
@@ -90,6 +95,7 @@ class ModelConfig(_StrictConfig):
     dropout: float = 0.1
     token_slots: bool = False
     context_layers: int = 2
+    context_components: int = 64
 
     @property
     def tokens_on_top(self) -> bool:

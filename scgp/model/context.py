@@ -7,8 +7,8 @@ each other. So a gene's contextual embedding depends neither on which other gene
 the pooled view) on how much of it the cell expresses, and no budget of tokens can lose it.
 
 Shape suffixes: B cells of a batch, Q queries of a cell, L gene tokens of a cell, X = 1 + L with the
-token that is always there, D width of the transformer, P width of the gene table, G genes, H heads,
-K width of a head, N expressed genes of all cells of a batch.
+token that is always there, D width of the transformer, P width of the gene table, C components, G
+genes, H heads, K width of a head, N expressed genes of all cells of a batch.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CP10K = 1e4
 #: The least and the largest log of CP10k that can be predicted.
 LEAST_LOG, LARGEST_LOG = -12.0, 8.5
+#: The length of a cell in the linear view, and what the components say of expression at the start.
+LENGTH, RATE_START = 10.0, 0.5
 #: Added to the mean square of the pooled view, which is 0 where a cell has the query alone.
 LEAST_SQUARE = 1e-6
 
@@ -101,11 +103,24 @@ class GeneRows:
         return gene if self.place_G is None else self.place_G[gene]
 
 
+@dataclass(frozen=True)
+class InContext:
+    """What is read of genes in their context: embeddings, and log CP10k (natural logarithm)."""
+
+    embedding_BQD: Tensor
+    log_rate_BQ: Tensor
+
+
 class GeneContext(nn.Module):
     """Read genes in their context, and predict their expression from it alone.
 
     The expression head says log CP10k of the gene in such a cell, fitted by the negative binomial
     likelihood of its count given the cell's depth (the count model of scVI, Lopez et al. 2018).
+
+    Beside the pooled view, which was trained to tell cell types and not cells of one type, stands a
+    linear one (``component``, ``config.context_components`` of them): it starts as the components
+    in which cells of one type and study differ, and its part of the prediction as theirs. The
+    transformer reads it too, so what a gene's embedding says of its cell is not of the type alone.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -129,6 +144,25 @@ class GeneContext(nn.Module):
         self.log_size = nn.Parameter(torch.zeros(()))
         with torch.no_grad():
             self.rate.weight[config.n_genes].zero_()
+        self.component = self.component_rate = None
+        if config.context_components:
+            shape = (config.n_genes + 1, config.context_components)
+            self.component = nn.Embedding(*shape, padding_idx=config.n_genes)
+            self.component_rate = nn.Embedding(*shape, padding_idx=config.n_genes)
+            nn.init.zeros_(self.component_rate.weight)
+            nn.init.normal_(self.component.weight, std=config.n_genes**-0.5)
+            self.from_component = nn.Linear(config.context_components, width)
+            nn.init.normal_(self.from_component.weight, std=0.02)
+            with torch.no_grad():
+                self.component.weight[config.n_genes].zero_()
+
+    def start_components(self, axis_GC: Tensor) -> None:
+        """Start the linear view, and what it says of expression, at orthonormal axes."""
+        assert self.component is not None
+        assert self.component_rate is not None
+        with torch.no_grad():
+            self.component.weight[: self.n_genes, : axis_GC.shape[1]] = axis_GC
+            self.component_rate.weight[: self.n_genes, : axis_GC.shape[1]] = RATE_START * axis_GC
 
     def rows(self, table_GP: Tensor, genes: Tensor | None = None) -> GeneRows:
         """Prepare the rows of some genes, or of all: what a network that is read often keeps."""
@@ -142,8 +176,8 @@ class GeneContext(nn.Module):
 
     def forward(
         self, cells: CellInput, queries: GeneQueries, table_GP: Tensor, rows: GeneRows | None = None
-    ) -> Tensor:
-        """Return the contextual embedding of each query (B x Q x D).
+    ) -> InContext:
+        """Return the contextual embedding of each query, and the log CP10k that it predicts.
 
         Parameters
         ----------
@@ -163,6 +197,9 @@ class GeneContext(nn.Module):
         x_BQD = rows.identity_GD[rows.row(queries.gene_BQ)]
         pooled_BQD = self._pooled_without(cells, queries, table_GP, rows)
         x_BQD = x_BQD + self.from_pool(F.gelu(pooled_BQD))
+        linear_BQC = self._linear_without(cells, queries)
+        if linear_BQC is not None:
+            x_BQD = x_BQD + self.from_component(linear_BQC)
         token_BLD = rows.identity_GD[rows.row(cells.gene_BL)] + self.value(
             cells.value_BL[..., None]
         )
@@ -171,7 +208,9 @@ class GeneContext(nn.Module):
         seen_B1QX = self._seen(cells.gene_BL, queries.gene_BQ)
         for block in self.blocks:
             x_BQD = block(x_BQD, token_BXD, seen_B1QX)
-        return self.norm(x_BQD)
+        x_BQD = self.norm(x_BQD)
+        with torch.autocast(x_BQD.device.type, enabled=False):
+            return InContext(x_BQD, self._log_rate(x_BQD.float(), linear_BQC, queries.gene_BQ))
 
     def _pooled_without(
         self, cells: CellInput, queries: GeneQueries, table_GP: Tensor, rows: GeneRows
@@ -192,9 +231,7 @@ class GeneContext(nn.Module):
                 )
                 for weight_N in (cells.pool_value_N, cp10k_N / (1 + cp10k_N))
             )  # fmt: skip
-            own_BQ = torch.expm1(queries.own_BQ)
-            factor_BQ = -torch.log1p(-(own_BQ / CP10K).clamp(max=0.99))
-            own_BQ = queries.own_BQ + factor_BQ * own_BQ / (1 + own_BQ)
+            own_BQ, factor_BQ = own_part(queries.own_BQ)
             row_BQ = rows.row(queries.gene_BQ)
             both_BP2 = torch.stack([sum_BP, rise_BP], dim=-1)
             dot_BQ2 = rows.table_GP[row_BQ] @ both_BP2
@@ -214,16 +251,65 @@ class GeneContext(nn.Module):
         )
         return projected_BQD * scale_BQ[..., None]
 
+    def _linear_without(self, cells: CellInput, queries: GeneQueries) -> Tensor | None:
+        """Return the linear view without the query's own part (B x Q x C), if there is one.
+
+        The sum of the genes' components, weighted by their values, over the length of the cell's
+        values: both as `_pooled_without` has them, without the query's counts.
+        """
+        if self.component is None:
+            return None
+        table_GC = self.component.weight
+        with torch.autocast(table_GC.device.type, enabled=False):
+            value_N, offset_B = cells.pool_value_N, cells.offset_B
+            rise_N = -torch.expm1(-value_N)  # CP10k / (1 + CP10k)
+            sum_BC, rise_BC = (
+                F.embedding_bag(
+                    cells.pool_gene_N, table_GC, offset_B, per_sample_weights=weight_N,
+                    mode="sum", include_last_offset=True,
+                )
+                for weight_N in (value_N, rise_N)
+            )  # fmt: skip
+            cell_N = torch.repeat_interleave(offset_B.diff())
+            square_B, mixed_B, rise_square_B = (
+                value_N.new_zeros(len(sum_BC)).index_add_(0, cell_N, product_N)
+                for product_N in (value_N.square(), value_N * rise_N, rise_N.square())
+            )
+            own_BQ, factor_BQ = own_part(queries.own_BQ)
+            square_BQ = (
+                square_B[:, None]
+                + factor_BQ * (2 * mixed_B[:, None] + factor_BQ * rise_square_B[:, None])
+                - own_BQ.square()
+            )
+            without_BQC = (
+                sum_BC[:, None]
+                + factor_BQ[..., None] * rise_BC[:, None]
+                - own_BQ[..., None] * table_GC[queries.gene_BQ]
+            )
+            return LENGTH * without_BQC * torch.rsqrt(square_BQ.clamp(min=0) + 1)[..., None]
+
     def _seen(self, gene_BL: Tensor, gene_BQ: Tensor) -> Tensor:
         """Return which tokens a query may see: all of its cell but its own."""
         seen_BQL = (gene_BL < self.n_genes)[:, None] & (gene_BL[:, None] != gene_BQ[..., None])
         always_BQ1 = torch.ones_like(seen_BQL[..., :1])
         return torch.cat([always_BQ1, seen_BQL], dim=-1)[:, None]
 
-    def log_rate(self, context_BQD: Tensor, gene_BQ: Tensor) -> Tensor:
-        """Predict log CP10k of each query from its context (B x Q); natural logarithm."""
-        rate_BQ = (context_BQD.float() * self.rate(gene_BQ)).sum(-1) + self.mean_G[gene_BQ]
+    def _log_rate(self, x_BQD: Tensor, linear_BQC: Tensor | None, gene_BQ: Tensor) -> Tensor:
+        """Predict log CP10k of each query (B x Q)."""
+        rate_BQ = (x_BQD * self.rate(gene_BQ)).sum(-1) + self.mean_G[gene_BQ]
+        if linear_BQC is not None and self.component_rate is not None:
+            rate_BQ = rate_BQ + (linear_BQC * self.component_rate(gene_BQ)).sum(-1)
         return rate_BQ.clamp(LEAST_LOG, LARGEST_LOG)
+
+
+def own_part(own_BQ: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a query's values are taken for in a sum of risen values, and the rise.
+
+    Without its counts the others have a larger share: log(1 / (1 - share)) more, to first order.
+    """
+    cp10k_BQ = torch.expm1(own_BQ)
+    factor_BQ = -torch.log1p(-(cp10k_BQ / CP10K).clamp(max=0.99))
+    return own_BQ + factor_BQ * cp10k_BQ / (1 + cp10k_BQ), factor_BQ
 
 
 def count_loss(

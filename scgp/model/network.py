@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own idiom)
 
 from scgp.model.config import ModelConfig
-from scgp.model.context import GeneContext, GeneQueries, GeneRows
+from scgp.model.context import GeneContext, GeneQueries, GeneRows, InContext
 
 #: The phenotype slots that stand in front of the gene tokens.
 SLOTS = ("cell", "type", "tissue", "disease")
@@ -198,11 +198,11 @@ class CellTransformer(nn.Module):
 
     def in_context(
         self, cells: CellInput, queries: GeneQueries, rows: GeneRows | None = None
-    ) -> Tensor:
-        """Return the contextual embedding of each query (B x Q x D); needs ``context``."""
+    ) -> InContext:
+        """Return contextual embedding and predicted log CP10k of each query; needs ``context``."""
         assert self.context is not None
-        embedding: Tensor = self.context(cells, queries, self.gene.weight.detach(), rows)
-        return embedding
+        read: InContext = self.context(cells, queries, self.gene.weight.detach(), rows)
+        return read
 
     def _value(self, cells: CellInput, hidden_BL: Tensor | None) -> Tensor:
         value_BLD = self.value(cells.value_BL[..., None])

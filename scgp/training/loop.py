@@ -113,6 +113,7 @@ class _Module(lightning.LightningModule):
         network = self.objective.network
         tables = {
             "gene.weight", "slot", "to_slots", "hidden_value", "sharpness", "context.rate.weight",
+            "context.component.weight", "context.component_rate.weight",
         }  # fmt: skip
         decay = [p for n, p in network.named_parameters() if p.ndim > 1 and n not in tables]
         plain = [p for n, p in network.named_parameters() if p.ndim <= 1 or n in tables]

@@ -171,12 +171,11 @@ class Objective(nn.Module):
         own = self.ranks.rows(n_cells)
         asked = (torch.from_numpy(x[own]) for x in (sample.gene_BQ, sample.own_BQ))
         queries = GeneQueries(*asked).to(device)
-        context_BQD = self.network.in_context(self._own(sample.tokens).to(device), queries)
+        read = self.network.in_context(self._own(sample.tokens).to(device), queries)
         others = (sample.count_BQ, sample.tokens.total_B, sample.weight_BQ)
         count_BQ, total_B, weight_BQ = (torch.from_numpy(x).to(device) for x in others)
         with torch.autocast(device.type, enabled=False):
-            log_rate_BQ = context.log_rate(context_BQD.float(), queries.gene_BQ)
-            log_rate_BQ = self.ranks.gather(log_rate_BQ, n_cells)
+            log_rate_BQ = self.ranks.gather(read.log_rate_BQ, n_cells)
             loss = count_loss(log_rate_BQ, count_BQ, total_B, weight_BQ, context.log_size)
         return {"context": loss, "loss": loss}
 

@@ -21,8 +21,10 @@ from scgp.errors import ArgumentError
 from scgp.model.checkpoint import Model
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.network import CellTransformer
-from scgp.train import _set_means
+from scgp.train import _set_components, _set_means
 from scgp.training import loop
+from scgp.training.objective import term_tables
+from scgp.training.within_types import components_within_types
 
 sys.path.insert(0, str(Path(__file__).parent))
 from trained_cells import make_genes, make_texts
@@ -271,6 +273,40 @@ def test_predictions_start_at_the_mean_of_the_cells_that_measure_a_gene(cells):
     np.testing.assert_allclose(found[:-1], np.log(sum_G / n_G + 1e-3), atol=0.01)
     assert found[-1] == 0
     _set_means(CellTransformer(OLDER), corpus)  # which has nothing to set
+
+
+def test_the_linear_view_starts_at_what_cells_of_one_type_differ_in(tmp_path):
+    cells = make_cells(n_each=60)
+    corpus = read_corpus(
+        cells, make_genes(), label_key="cell_type_ontology_term_id", study_key="study",
+        donor_key="donor",
+    )  # fmt: skip
+    types = term_tables(corpus, make_texts(TYPES))["type"]
+    network = CellTransformer(replace(CONFIG, context_components=8))
+    random_GC = network.context.component.weight.detach().clone()
+    _set_components(network, corpus, types, 3)
+    axis_GC = components_within_types(corpus, types.cell_N, 8, seed=3)
+    assert axis_GC.shape == (N_GENES, 8)
+    found_GC = network.context.component.weight.detach().numpy()
+    np.testing.assert_array_equal(found_GC[:-1], axis_GC)
+    assert not found_GC[-1].any()
+    rate_GC = network.context.component_rate.weight.detach().numpy()
+    np.testing.assert_allclose(rate_GC[:-1], 0.5 * axis_GC)
+    few = read_corpus(
+        make_cells(n_each=5), make_genes(), label_key="cell_type_ontology_term_id",
+        study_key="study", donor_key="donor",
+    )  # fmt: skip
+    other = CellTransformer(replace(CONFIG, context_components=8))
+    with torch.no_grad():
+        other.context.component.weight.copy_(random_GC)
+    _set_components(other, few, term_tables(few, make_texts(TYPES))["type"], 3)
+    assert torch.equal(other.context.component.weight, random_GC)  # too few cells: as it was
+    _set_components(CellTransformer(OLDER), corpus, types, 3)  # which has nothing to set
+    options = {"settings": replace(SHORT, learning_rate=1e-9, seed=3)}
+    model = train(
+        cells, tmp_path / "model", config=replace(CONFIG, context_components=8), **options
+    )
+    np.testing.assert_allclose(weights(model)["context.component.weight"][:-1], axis_GC, atol=1e-3)
 
 
 def test_the_loss_falls_on_real_cells(all_blood, model, tmp_path):
