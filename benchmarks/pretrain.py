@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import torch
 
 import scgp
 from benchmarks.zeroshot_baselines import marker_sets
@@ -87,6 +88,21 @@ def renew(path: Path, card: str, data: Path) -> None:
     model.save(path, overwrite=True, beside={"index": index.save})
 
 
+def keep_index(path: Path, base: Path) -> None:
+    """Give the model at `path` calibration and index of its base, whose vectors are the same."""
+    model, before = scgp.Model.load(path), scgp.Model.load(base)
+    pooled = [name for name in before.network.state_dict() if not name.startswith("context.")]
+    state, older = model.network.state_dict(), before.network.state_dict()
+    odd = [name for name in pooled if not torch.equal(state[name], older[name])]
+    if odd:
+        msg = f"{path} and {base} differ in {odd}: their vectors are not the same"
+        raise RuntimeError(msg)
+    index = scgp.ReferenceIndex.load(base / "index", model_fingerprint=before.fingerprint)
+    index = dataclasses.replace(index, model_fingerprint=model.fingerprint)
+    model.details["calibration"] = before.details["calibration"]
+    model.save(path, overwrite=True, beside={"index": index.save})
+
+
 def refit(path: Path, card: str, data: Path, seed: int) -> None:
     """Fit calibration and index of the model at `path` anew; its network stays as it is."""
     from scgp.device import resolve_device
@@ -150,7 +166,7 @@ def main() -> None:
     parser.add_argument("--pool-steps", type=int, default=TrainConfig().pool_steps)
     parser.add_argument("--steps", type=int, default=TrainConfig().steps)
     parser.add_argument(
-        "--base", type=Path, help="keep this model's pooled view and calibration (0.7.0 and later)"
+        "--base", type=Path, help="keep this model's pooled view, calibration and index"
     )
     parser.add_argument("--device", default=None)
     parser.add_argument("--overwrite", action="store_true")
@@ -181,6 +197,8 @@ def main() -> None:
         card=card,
         **(on_top_of(options.base, settings) if options.base else afresh(options.data, settings)),
     )
+    if options.base:
+        keep_index(options.out, options.base)
     renew(options.out, card, options.data)  # train knows no published profiles
     print(model)
 

@@ -97,7 +97,9 @@ def train(
         ``profile`` in ``obs``: a share of each batch, and marked in the index.
     base
         Start from this model (fine-tuning): its network, genes and texts. None trains afresh. With
-        a `config` that differs in the transformer alone, its pooled view, and a new transformer.
+        a `config` that differs in the transformer alone, its pooled view, and a new transformer;
+        with one that only gives its reader of genes a linear view (``context_components``), all of
+        it, and with ``pool_steps=0`` what embeds cells and genes stays as it is.
     genes, phenotypes
         Vocabulary and text vectors of a model trained afresh; None takes those of the default
         checkpoint.
@@ -171,7 +173,10 @@ def train(
     settings = settings or TrainConfig()
     on = resolve_device(device)
     processes = Processes.plan(devices, num_nodes, strategy, on)
+    if base is not None and not isinstance(base, Model):
+        base = Model.load(base)
     model = _start(base, genes, phenotypes, config, settings.seed)
+    adds_view = base is not None and _adds_view(base.config, model.config)
     processes.check_batches(settings, model.config)
     model.markers = _checked(markers, model)
     if base is None and settings.pool_steps == 0 and model.config.trained_on_top:
@@ -199,7 +204,8 @@ def train(
     if base is None:
         _set_statistics(model.network, seen, tables["type"])
     if base is None or config is not None:
-        _set_means(model.network, seen)
+        if not adds_view:
+            _set_means(model.network, seen)
         _set_components(model.network, seen, seen_types, settings.seed)
     kept = model.details.get("calibration")
     fusion = without_promises(Fusion.from_dict(kept)) if kept else None
@@ -213,6 +219,7 @@ def train(
     fit_network(
         model, corpus, tables, settings, device=on, work=work, resume=resume,
         progress=progress and processes.rank == 0, processes=processes,
+        keep_embeddings=adds_view and not settings.pool_steps,
     )  # fmt: skip
     if processes.rank:
         corpus.close()
@@ -262,7 +269,7 @@ def _excerpt(corpus: Corpus, types: TermTable, seed: int) -> tuple[Corpus, TermT
 
 
 def _start(
-    base: Model | str | Path | None,
+    base: Model | None,
     genes: GeneVocabulary | None,
     phenotypes: Phenotypes | None,
     config: ModelConfig | None,
@@ -273,11 +280,10 @@ def _start(
         if genes is not None or phenotypes is not None:
             msg = "base= brings its own genes and phenotypes; pass either it or them"
             raise ArgumentError(msg)
-        start = base if isinstance(base, Model) else Model.load(base)
-        network = _continued(start, config, seed)
+        network = _continued(base, config, seed)
         return Model(
-            network.config, network, start.genes, start.phenotypes, markers=start.markers,
-            details={**start.details, "base": start.fingerprint},
+            network.config, network, base.genes, base.phenotypes, markers=base.markers,
+            details={**base.details, "base": base.fingerprint},
         )  # fmt: skip
     default = Model.default()  # before the seed: reading it makes a network, which draws numbers
     genes = genes or default.genes
@@ -289,7 +295,10 @@ def _start(
 
 
 def _continued(start: Model, config: ModelConfig | None, seed: int) -> CellTransformer:
-    """Return a copy of a network, or with another config its pooled view and new other parts."""
+    """Return a copy of a network, or with another config its pooled view and new other parts.
+
+    A reader of genes that is only given a linear view is kept.
+    """
     if config is None or config == start.config:
         network = CellTransformer(start.config)
         network.load_state_dict(start.network.state_dict())
@@ -301,6 +310,7 @@ def _continued(start: Model, config: ModelConfig | None, seed: int) -> CellTrans
         name: tensor
         for name, tensor in state.items()
         if name.split(".")[0] in (*CellTransformer.POOLED, "gene_weight_G", "text_mean")
+        or _adds_view(start.config, config)
     }
     odd = [name for name, tensor in kept.items() if own[name].shape != tensor.shape]
     if odd or not (start.config.pooled_alone and config.pooled_alone):
@@ -311,6 +321,12 @@ def _continued(start: Model, config: ModelConfig | None, seed: int) -> CellTrans
         raise ArgumentError(msg)
     network.load_state_dict({**own, **kept})
     return network
+
+
+def _adds_view(start: ModelConfig, config: ModelConfig) -> bool:
+    """Tell whether a config gives the reader of genes of another one a linear view, and no more."""
+    same = dataclasses.replace(start, context_components=config.context_components) == config
+    return same and start.context_layers > 0 == start.context_components < config.context_components
 
 
 def _checked(markers: Markers | None, model: Model) -> Markers:

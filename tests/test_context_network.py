@@ -108,7 +108,6 @@ def test_names_of_the_weights_are_pinned(network):
             "value.0.weight", "value.0.bias", "value.2.weight", "value.2.bias",
             *(f"blocks.{i}.{key}" for i in (0, 1) for key in block),
             "norm.weight", "norm.bias", "rate.weight", "component.weight", "component_rate.weight",
-            "from_component.weight", "from_component.bias",
         )),
         "text.weight",
     ]  # fmt: skip
@@ -294,6 +293,29 @@ def test_the_rate_is_products_with_the_genes_own_rows_and_bounded(network):
             far = CellTransformer(CONFIG).eval()
             far.context.mean_G.fill_(mean)
             assert (read(far, tokens, [gene_Q])[..., -1] == bound).all()
+
+
+def test_the_linear_view_has_no_part_in_the_embedding(network):
+    tokens = tokenized(make_counts())
+    expected = read(network, tokens, every_gene(tokens))
+    torch.manual_seed(0)
+    other = CellTransformer(CONFIG).eval()
+    other.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        other.context.component.weight.mul_(2)
+    found = read(other, tokens, every_gene(tokens))
+    assert torch.equal(found[..., :-1], expected[..., :-1])
+    assert (found[..., -1] - expected[..., -1]).abs().max() > 0.01
+
+
+def test_what_is_said_of_expression_can_be_trained_alone(network):
+    said = {f"context.{name}" for name in network.context.SAID}
+    assert said < {name for name, _ in network.named_parameters()}
+    network.freeze_embeddings(frozen=True)
+    still = {name for name, weight in network.named_parameters() if weight.requires_grad}
+    network.freeze_embeddings(frozen=False)
+    assert {name for name in still if name.startswith("context.")} == said
+    assert all(weight.requires_grad for weight in network.parameters())
 
 
 def test_a_network_of_before_0_19_has_no_components():

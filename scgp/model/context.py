@@ -117,11 +117,15 @@ class GeneContext(nn.Module):
     The expression head says log CP10k of the gene in such a cell, fitted by the negative binomial
     likelihood of its count given the cell's depth (the count model of scVI, Lopez et al. 2018).
 
-    Beside the pooled view, which was trained to tell cell types and not cells of one type, stands a
-    linear one (``component``, ``config.context_components`` of them): it starts as the components
-    in which cells of one type and study differ, and its part of the prediction as theirs. The
-    transformer reads it too, so what a gene's embedding says of its cell is not of the type alone.
+    The embedding knows the cell by a pooled view that was trained to tell cell types, to which the
+    cells of one type are nearly one. So what is said of expression has a second, linear part: a sum
+    over the genes of the cell (``component``, ``config.context_components`` numbers a gene), which
+    starts as the components in which cells of one type and study differ. It has no part in the
+    embedding, which is there to compare contexts.
     """
+
+    #: The parameters that say what a gene expresses, and have no part in its embedding.
+    SAID = ("rate.weight", "mean_G", "log_size", "component.weight", "component_rate.weight")
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -151,8 +155,6 @@ class GeneContext(nn.Module):
             self.component_rate = nn.Embedding(*shape, padding_idx=config.n_genes)
             nn.init.zeros_(self.component_rate.weight)
             nn.init.normal_(self.component.weight, std=config.n_genes**-0.5)
-            self.from_component = nn.Linear(config.context_components, width)
-            nn.init.normal_(self.from_component.weight, std=0.02)
             with torch.no_grad():
                 self.component.weight[config.n_genes].zero_()
 
@@ -197,9 +199,6 @@ class GeneContext(nn.Module):
         x_BQD = rows.identity_GD[rows.row(queries.gene_BQ)]
         pooled_BQD = self._pooled_without(cells, queries, table_GP, rows)
         x_BQD = x_BQD + self.from_pool(F.gelu(pooled_BQD))
-        linear_BQC = self._linear_without(cells, queries)
-        if linear_BQC is not None:
-            x_BQD = x_BQD + self.from_component(linear_BQC)
         token_BLD = rows.identity_GD[rows.row(cells.gene_BL)] + self.value(
             cells.value_BL[..., None]
         )
@@ -209,6 +208,7 @@ class GeneContext(nn.Module):
         for block in self.blocks:
             x_BQD = block(x_BQD, token_BXD, seen_B1QX)
         x_BQD = self.norm(x_BQD)
+        linear_BQC = self._linear_without(cells, queries)
         with torch.autocast(x_BQD.device.type, enabled=False):
             return InContext(x_BQD, self._log_rate(x_BQD.float(), linear_BQC, queries.gene_BQ))
 

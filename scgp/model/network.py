@@ -143,6 +143,12 @@ class CellTransformer(nn.Module):
             if name.split(".")[0] in self.POOLED:
                 parameter.requires_grad_(not frozen)
 
+    def freeze_embeddings(self, *, frozen: bool) -> None:
+        """Let what embeds genes in their context be trained, or only what is said of expression."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("context.") and name.split(".", 1)[1] not in GeneContext.SAID:
+                parameter.requires_grad_(not frozen)
+
     def pooled(self, cells: CellInput) -> Tensor:
         """Return the pooled view of all expressed genes (B x P)."""
         summed_BP = F.embedding_bag(

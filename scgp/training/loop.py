@@ -167,6 +167,7 @@ class _Job:
     identity: str
     device: str
     processes: Processes
+    keep_embeddings: bool
 
 
 def fit_network(
@@ -180,8 +181,11 @@ def fit_network(
     resume: bool,
     progress: bool,
     processes: Processes | None = None,
+    keep_embeddings: bool = False,
 ) -> None:
     """Train the network of `model` in place and round its weights to what is stored.
+
+    With `keep_embeddings`, of the reader of genes only what it says of expression is trained.
 
     With several processes that were started from outside, each calls this with the same arguments
     but for its rank; else one does, and further ones are started for as long as it takes.
@@ -212,6 +216,7 @@ def fit_network(
         identity=identity,
         device=str(device),
         processes=processes,
+        keep_embeddings=keep_embeddings,
     )
     with contextlib.ExitStack() as stack:
         if processes.size > 1 and not processes.outside:
@@ -279,6 +284,7 @@ def _fit(
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=20))
     network.train()
+    network.freeze_embeddings(frozen=job.keep_embeddings)
     with warnings.catch_warnings(), _quiet(), ranks.dropout_of(network):
         # ours is a stream of steps: it has no length, needs no workers, and is made for this loop
         warnings.filterwarnings("ignore", module="lightning")
@@ -304,6 +310,7 @@ def _fit(
                 _run(lambda: trainer.fit(module, steps))
         finally:
             network.freeze_pooled(frozen=False)
+            network.freeze_embeddings(frozen=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if keep is not None:

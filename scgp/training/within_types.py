@@ -67,7 +67,7 @@ def components_within_types(
 def _groups(
     corpus: Corpus, class_N: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the group of each row, from 0 on, and the rows, group after group."""
+    """Return the group of each row, from 0 on, and the rows, rising."""
     n_measured_S = corpus.measured_SG.sum(axis=1)
     wide_S = n_measured_S >= WIDE * n_measured_S.max(initial=0)
     row_N = np.flatnonzero((class_N >= 0) & ~corpus.drawn_N)
@@ -80,7 +80,7 @@ def _groups(
     order = rng.permutation(len(row_N))
     order = order[np.argsort(group_N[order], kind="stable")]
     place_N = np.arange(len(order)) - np.searchsorted(group_N[order], group_N[order])
-    taken = order[(place_N < most) & np.isin(group_N[order], group_L)]
+    taken = np.sort(order[(place_N < most) & np.isin(group_N[order], group_L)])  # as stored
     return np.searchsorted(group_L, group_N[taken]), row_N[taken]
 
 

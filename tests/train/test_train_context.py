@@ -249,6 +249,34 @@ def test_a_config_that_would_change_the_vectors_is_refused(cells, older, tmp_pat
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_reader_of_before_0_19_is_given_a_linear_view_and_embeds_as_before(
+    cells, tmp_path, devices
+):
+    without = replace(CONFIG, context_components=0)
+    base = train(cells, tmp_path / "base", config=without)
+    more = make_cells(n_each=60, seed=3)
+    wider = replace(without, context_components=8)
+    options = NONE | {"base": base, "config": wider, "devices": devices}
+    model = train(more, tmp_path / "model", **options, settings=ON_TOP)
+    assert model.config == wider
+    state, before = weights(model), weights(base)
+    differ = {name for name in before if not torch.equal(state[name], before[name])}
+    assert differ == {"context.rate.weight", "context.mean_G", "context.log_size"}
+    assert state["context.component.weight"].any()
+    genes = ["SYN0", "SYN41"]
+    found, expected = (
+        scgp.embed_genes(more, genes, model=m, progress=False, expressed=False)
+        for m in (model, base)
+    )
+    np.testing.assert_array_equal(found.X, expected.X)
+    assert (found.obs["predicted"] - expected.obs["predicted"]).abs().max() > 1e-3
+    if devices == 1:  # and once the pooled view is trained again, all of it is
+        all_of_it = train(more, tmp_path / "all", **options, settings=SHORT)
+        changes = {n for n in before if not torch.equal(weights(all_of_it)[n], before[n])}
+        assert {"context.pool.weight", "context.norm.weight", "gene.weight"} < changes
+
+
 # ---- where it starts ----
 
 
