@@ -7,12 +7,12 @@ Shape suffixes: N cells.
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
+from scgp.cells.columns import in_memory
 from scgp.errors import ArgumentError, MissingColumnError, warn_user
 
 # Of fewer cells, each may be a group of its own.
@@ -42,9 +42,7 @@ def one_column(adata: ad.AnnData, key: str) -> pd.Series:
         raise ArgumentError(msg)
     if key not in adata.obs:
         raise MissingColumnError(no_column(key, adata.obs.columns))
-    obs: Any = adata.obs
-    lazy = hasattr(obs, "to_memory")  # a table of anndata.experimental.read_lazy
-    given = obs[[key]].to_memory()[key] if lazy else obs[key]
+    given = in_memory(adata.obs, key)
     if isinstance(given, pd.DataFrame):
         msg = f"obs has {given.shape[1]} columns of the name {key!r}; rename or drop all but one"
         raise ArgumentError(msg)

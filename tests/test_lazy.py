@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import scgp
+from scgp.cells.dataset import CellDataset
 
 pytest.importorskip("dask", reason="needs dask, an optional library")
 
@@ -37,3 +38,29 @@ def test_a_lazy_anndata_gives_its_columns(all_blood, model, ensembl_ids, tmp_pat
             if name in cells.obs:
                 assert np.asarray(lazy.obs[name]).astype(str).tolist() == cells.obs[name].tolist()
         assert lazy.obsm["X_scgp"].tobytes() == cells.obsm["X_scgp"].tobytes()
+
+
+def test_training_cells_may_be_lazy(all_blood, model, tmp_path):
+    """Columns with and without missing values, counts, and each cell's place."""
+    cells, path = all_blood[:200].copy(), tmp_path / "cells.h5ad"
+    cells.obs["donor"] = pd.Categorical([None, *["first", "second"] * 100][:200])
+    cells.write_h5ad(path)
+    keys = {"label_key": "cell_type", "study_key": "louvain", "donor_key": "donor"}
+    in_file = ad.experimental.read_lazy(path)
+    lazy, own = (CellDataset(a, model.genes, **keys) for a in (in_file, cells))
+    for name in ("label", "study", "donor"):
+        assert getattr(lazy, name).tolist() == getattr(own, name).tolist()
+    assert set(lazy.donor) == {"", "first", "second"}
+    assert (lazy.in_memory() != own.in_memory()).nnz == 0
+    assert lazy.identity() == own.identity()
+
+
+def test_units_left_out_may_be_lazy(all_blood, model, tmp_path):
+    cells, path = all_blood[:200].copy(), tmp_path / "cells.h5ad"
+    cells.obs["half"] = ["even", "odd"] * 100
+    cells.write_h5ad(path)
+    keys = {"label_key": "cell_type", "unit_key": "half", "model": model, "progress": False}
+    left_out = [scgp.leave_one_out(a, **keys) for a in (cells, ad.experimental.read_lazy(path))]
+    for of_own, of_lazy in zip(*(found.values() for found in left_out), strict=True):
+        assert of_lazy.labels == of_own.labels
+        assert of_lazy.vectors_ND.tobytes() == of_own.vectors_ND.tobytes()

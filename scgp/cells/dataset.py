@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scgp.cells.columns import in_memory
 from scgp.cells.counts import CountMatrix, choose_counts
 from scgp.cells.genes import GeneVocabulary, match_genes
 from scgp.cells.h5ad_file import open_backed
@@ -153,7 +154,7 @@ class CellDataset:
                 there = ", ".join(map(repr, obs.columns)) or "none"
                 msg = f"obs of {name!r} has no column {key!r}; its columns: {there}"
                 raise MissingColumnError(msg)
-            values = obs[key].astype(object)
+            values = in_memory(obs, key).astype(object)
             parts.append(np.where(values.isna(), "", values.astype(str)).astype(object))
         return np.concatenate(parts)
 
