@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 SETTINGS = {
     "pool_steps": 16, "steps": 8, "batch_size": 15, "context_cells": 7, "queries": 8,
     "learning_rate": 0.01, "precision": "float32", "patience": 1, "validate_every": 2,
-    "validation_share": 0.3,
+    "validation_share": 0.3, "seed": 2,
 }  # fmt: skip
 MASKED = {
     "pool_steps": 2, "steps": 4, "batch_size": 15, "masked_cells": 5, "precision": "float32",
