@@ -203,9 +203,9 @@ def train(
     work = out.with_name(out.name + ".training")
     if base is None:
         _set_statistics(model.network, seen, tables["type"])
-    if base is None or config is not None:
-        if not adds_view:
-            _set_means(model.network, seen)
+    if (base is None or config is not None) and not adds_view:
+        _set_means(model.network, seen)
+    if base is None or model.config != base.config:  # else the view is trained on
         _set_components(model.network, seen, seen_types, settings.seed)
     kept = model.details.get("calibration")
     fusion = without_promises(Fusion.from_dict(kept)) if kept else None
@@ -299,7 +299,7 @@ def _continued(start: Model, config: ModelConfig | None, seed: int) -> CellTrans
 
     A reader of genes that is only given a linear view is kept.
     """
-    if config is None or config == start.config:
+    if config is None or _same_shape(config, start.config):
         network = CellTransformer(start.config)
         network.load_state_dict(start.network.state_dict())
         return network
@@ -321,6 +321,13 @@ def _continued(start: Model, config: ModelConfig | None, seed: int) -> CellTrans
         raise ArgumentError(msg)
     network.load_state_dict({**own, **kept})
     return network
+
+
+def _same_shape(one: ModelConfig, other: ModelConfig) -> bool:
+    """Tell whether two configs are of one network: without a reader it has no linear view."""
+    if one.context_layers == 0:
+        one = dataclasses.replace(one, context_components=other.context_components)
+    return one == other
 
 
 def _adds_view(start: ModelConfig, config: ModelConfig) -> bool:

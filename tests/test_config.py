@@ -42,6 +42,11 @@ def test_by_default_the_transformer_is_the_one_that_reads_genes_in_their_context
     assert not config.tokens_on_top
 
 
+def test_components_are_not_below_0():
+    with pytest.raises(ArgumentError, match="context_components -1"):
+        ModelConfig(n_genes=7, context_components=-1)
+
+
 def test_a_model_has_one_transformer():
     with pytest.raises(ArgumentError, match=r"n_layers is 1 and context_layers is 2.*either to 0"):
         ModelConfig(n_genes=7, n_layers=1)

@@ -1,6 +1,7 @@
 """The command line writes no file under a name that promises another format."""
 
 import errno
+import os
 import resource
 
 import anndata as ad
@@ -116,6 +117,15 @@ def test_a_copy_of_a_store_on_a_full_disk_is_none(folder, monkeypatch, capsys, s
         "was; make room, or name another place"
     )
     assert sorted(path.name for path in folder.iterdir()) == ["in.h5ad", "in.zarr"]
+
+
+def test_a_copy_is_made_where_the_file_system_cannot_reserve_room(texts, monkeypatch):
+    def cannot(*_):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot, raising=False)
+    assert main(["annotate", "in.h5ad", "o.h5ad"]) == 0
+    assert "scgp_cell_type" in ad.read_h5ad(texts / "o.h5ad").obs
 
 
 @pytest.mark.parametrize("room", [0.5, 1.02])

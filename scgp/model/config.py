@@ -76,8 +76,8 @@ class ModelConfig(_StrictConfig):
         Blocks of the transformer that reads a gene in its context
         (:class:`scgp.model.context.GeneContext`); 0 for all models of before 0.8.0.
     context_components
-        Components of the linear view that this transformer reads beside the pooled one; 0 for all
-        models of before 0.19.0, and without such a transformer.
+        Components of the linear view that stands beside this transformer in what it predicts; 0
+        for all models of before 0.19.0. Without such a transformer it has no part in anything.
     """
 
     _ADDED = {  # noqa: RUF012 (a ClassVar of the parent)
@@ -125,10 +125,12 @@ class ModelConfig(_StrictConfig):
         if self.width % self.n_heads:
             msg = f"width {self.width} cannot be split over {self.n_heads} heads"
             raise ArgumentError(msg)
-        if min(self.n_layers, self.context_layers) < 0 or not 0 <= self.dropout < 0.5:
+        least = min(self.n_layers, self.context_layers, self.context_components)
+        if least < 0 or not 0 <= self.dropout < 0.5:
             msg = (
-                f"n_layers is {self.n_layers}, context_layers {self.context_layers}, dropout "
-                f"{self.dropout}; expected >= 0, >= 0 and 0 to 0.5"
+                f"n_layers is {self.n_layers}, context_layers {self.context_layers}, "
+                f"context_components {self.context_components}, dropout {self.dropout}; expected "
+                ">= 0, >= 0, >= 0 and 0 to 0.5"
             )
             raise ArgumentError(msg)
         if self.n_layers and self.context_layers:

@@ -4,6 +4,7 @@ That of a store appears whole or not at all; that of an .h5ad file has a passing
 what was asked for by the caller, together with a picture.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from scgp.scale.written import Slots, slots_of
 
 #: Bytes that are reserved for what HDF5 writes beside the arrays, and for what ``uns`` says.
 _BESIDE = 1 << 20
+#: What file systems say that cannot reserve: HDF5 then finds out by itself.
+_NOT_THERE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV}
 
 
 def write_copy(
@@ -67,9 +70,14 @@ def _reserve(target: Path, slots: Slots) -> None:
     size = _BESIDE + (0 if slots.shape is None else 4 * slots.shape[0] * slots.shape[1])
     for values in slots.columns.values():
         size += int(pd.Series(values).memory_usage(index=False, deep=True))
-    if hasattr(os, "posix_fallocate"):  # macOS has none
-        with target.open("r+b") as file:
+    if not hasattr(os, "posix_fallocate"):  # macOS has none
+        return
+    with target.open("r+b") as file:
+        try:
             os.posix_fallocate(file.fileno(), target.stat().st_size, size)
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
 
 
 def annotate_copy(source: Path, target: Path, options: Mapping[str, Any]) -> dict[str, int]:

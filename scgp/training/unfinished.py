@@ -18,6 +18,9 @@ from scgp.training.objective import TermTable
 
 State = dict[str, torch.Tensor]
 
+#: Weights that start at what is found in a run's cells (`scgp.training.within_types`).
+FOUND = {"context.component.weight", "context.component_rate.weight"}
+
 
 def write_unfinished(
     path: Path,
@@ -79,14 +82,22 @@ def identity_of(
 ) -> str:
     """Return a sha256 of what a run is made of: settings, cells, terms, and where it starts.
 
-    The number of processes is no part of it: a run may go on with another.
+    The number of processes is no part of it: a run may go on with another. Nor is what is worked
+    out from all that and rounds by threads and processor.
     """
     names = [table.names for table in tables.values()]
-    text = json.dumps([model.config.to_dict(), settings.asked(), names], sort_keys=True)
+    asked = [model.config.to_dict(), settings.asked(), names, model.details.get("base")]
+    text = json.dumps(asked, sort_keys=True)
     digest = hashlib.sha256(text.encode())
     arrays = [*corpus.count_arrays(), corpus.study_N, corpus.donor_N]
     arrays += [corpus.drawn_N, corpus.measured_SG, *(t.cell_N for t in tables.values())]
-    tensors = [*(t.text_TW for t in tables.values()), *model.network.state_dict().values()]
+    tensors = [*(t.text_TW for t in tables.values()), *_given(model)]
     for array in [*arrays, *(tensor.cpu().numpy() for tensor in tensors)]:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _given(model: Model) -> list[torch.Tensor]:
+    """Return the weights that a run starts with but for those that it finds in its cells."""
+    state = model.network.state_dict()
+    return [tensor for name, tensor in state.items() if name not in FOUND]

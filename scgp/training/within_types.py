@@ -17,6 +17,8 @@ FEWEST, MOST, MOST_CELLS = 20, 200, 20_000
 WIDE = 0.5
 #: Further directions and rounds of the randomised method (Halko et al. 2011).
 _BESIDE, _ROUNDS = 10, 5
+#: Axes along which cells differ less than this share of what they do along the first are rounding.
+LEAST_LENGTH = 1e-5
 
 
 def components_within_types(
@@ -32,7 +34,7 @@ def components_within_types(
     corpus, class_N
         Real and drawn cells, and the class of each, -1 for none. Drawn cells have no part in it.
     n_components
-        Axes at most; fewer where there are fewer cells.
+        Axes at most; fewer where cells differ in fewer.
     seed
         Seed of the cells that are taken, and of the method.
 
@@ -60,8 +62,9 @@ def components_within_types(
         axis_GD = np.linalg.qr(value_RG.T @ left_RD)[0]
     left_RD = value_RG @ axis_GD
     left_RD -= basis_RK @ (basis_RK.T @ left_RD)
-    turn_DD = np.linalg.svd(left_RD, full_matrices=False)[2]
-    return np.asarray(axis_GD @ turn_DD[:n_components].T, np.float32)
+    length_D, turn_DD = np.linalg.svd(left_RD, full_matrices=False)[1:]
+    there_C = length_D[:n_components] > LEAST_LENGTH * length_D.max(initial=0)
+    return np.asarray(axis_GD @ turn_DD[:n_components][there_C].T, np.float32)
 
 
 def _groups(

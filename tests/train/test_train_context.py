@@ -21,7 +21,7 @@ from scgp.errors import ArgumentError
 from scgp.model.checkpoint import Model
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.network import CellTransformer
-from scgp.train import _set_components, _set_means
+from scgp.train import _same_shape, _set_components, _set_means
 from scgp.training import loop
 from scgp.training.objective import term_tables
 from scgp.training.within_types import components_within_types
@@ -41,6 +41,7 @@ SHORT = TrainConfig(
 )  # fmt: skip
 ON_TOP = replace(SHORT, pool_steps=0)
 NONE = {"genes": None, "phenotypes": None, "config": None}
+TRAIN = sys.modules["scgp.train"]  # of which `scgp` has the function by the same name
 
 
 def make_cells(n_each=20, seed=0):
@@ -275,6 +276,50 @@ def test_a_reader_of_before_0_19_is_given_a_linear_view_and_embeds_as_before(
         all_of_it = train(more, tmp_path / "all", **options, settings=SHORT)
         changes = {n for n in before if not torch.equal(weights(all_of_it)[n], before[n])}
         assert {"context.pool.weight", "context.norm.weight", "gene.weight"} < changes
+
+
+def test_a_linear_view_is_trained_on_from_where_it_stood(tmp_path, monkeypatch):
+    cells, config = make_cells(n_each=60), replace(CONFIG, context_components=8)
+    base = train(cells, tmp_path / "base", config=config)
+    name = "context.component.weight"
+    start = CellTransformer(config)
+    monkeypatch.setattr(TRAIN, "components_within_types", lambda *_, **__: np.eye(N_GENES, 8))
+    for given in (None, config):
+        options = NONE | {"base": base, "config": given}
+        slow = replace(ON_TOP, learning_rate=1e-9)
+        model = train(cells, tmp_path / f"{given is None}", **options, settings=slow)
+        torch.testing.assert_close(weights(model)[name], weights(base)[name], rtol=0, atol=2e-3)
+    start.context.start_components(torch.eye(N_GENES, 8))
+    assert (weights(base)[name] - start.context.component.weight).abs().max() > 0.5
+
+
+def test_a_model_without_a_reader_has_the_shape_it_had_before_there_were_linear_views():
+    assert _same_shape(OLDER, replace(OLDER, context_components=0))
+    assert not _same_shape(CONFIG, replace(CONFIG, context_components=0))
+
+
+def test_a_run_goes_on_where_the_start_of_the_linear_view_rounds_otherwise(tmp_path, monkeypatch):
+    """As with another number of threads, or on another processor."""
+    cells = make_cells(n_each=60)
+    options = {"config": replace(CONFIG, context_components=8)}
+    whole = train(cells, tmp_path / "whole", **options)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Objective, "in_context", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(cells, tmp_path / "model", **options)
+    assert (tmp_path / "model.training" / "state.safetensors").is_file()
+
+    def otherwise(*args, **kwargs):
+        return components_within_types(*args, **kwargs) + np.float32(1e-6)
+
+    monkeypatch.setattr(TRAIN, "components_within_types", otherwise)
+    assert train(cells, tmp_path / "model", **options).fingerprint == whole.fingerprint
+    elsewhere = train(cells, tmp_path / "elsewhere", **options)
+    assert elsewhere.fingerprint != whole.fingerprint  # the test can fail
 
 
 # ---- where it starts ----

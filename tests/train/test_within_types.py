@@ -98,6 +98,19 @@ def test_too_few_cells_have_no_axes():
     assert components_within_types(corpus, class_N, 8, seed=0).shape == (N_GENES, 0)
 
 
+def test_there_are_no_more_axes_than_cells_differ_in():
+    corpus, class_N = made()
+    share_N = np.random.default_rng(0).uniform(0.1, 0.9, corpus.n_cells)
+    counts = np.tile(corpus.count_NG[:1].toarray(), (corpus.n_cells, 1))
+    counts[:, :2] = np.rint(1e4 * np.stack([share_N, 1 - share_N], axis=1))  # all that differs
+    alike = dataclasses.replace(corpus, count_NG=sp.csr_matrix(counts))
+    axis_GC = components_within_types(alike, class_N, 8, seed=0)
+    assert 1 <= axis_GC.shape[1] <= 3
+    assert share_of(axis_GC[:, :1], slice(0, 2)) > 0.9
+    same = dataclasses.replace(corpus, count_NG=sp.csr_matrix(np.zeros_like(counts)))
+    assert components_within_types(same, class_N, 8, seed=0).shape == (N_GENES, 0)
+
+
 def test_the_number_of_cells_is_bounded(monkeypatch):
     corpus, class_N = made(n_cells=400)
     seen = []
