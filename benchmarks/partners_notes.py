@@ -10,9 +10,9 @@ networks" above, each has its own draw of at most 200 cells of a context (a cell
 study, terms below it included) and its own untrained network of the same shape. Genes: the
 1,500 detected most, in 3 % of the cells or more; not ribosomal, not mitochondrial; for pairs of
 studies those of all their contexts (Zheng and PBMC3k 519, Zheng and GeACT blood 195, PBMC3k and
-GeACT blood 252 for seed 0). Donor, log counts and log genes are regressed out of every method within a
-context; centred: what each gene has with all others is taken out. "10x": Zheng 2017 and PBMC3k;
-"deep": GeACT's sorted blood, which is only ever held against.
+GeACT blood 252 for seed 0). Donor, log counts and log genes are regressed out of every method
+within a context; centred: what each gene has with all others is taken out. "10x": Zheng 2017 and
+PBMC3k; "deep": GeACT's sorted blood, which is only ever held against.
 
 Numbers are means over seeds and units (18 contexts for processes; types and pairs of types,
 both ways between the 10x studies), with 95 % intervals of a bootstrap over genes and over
@@ -33,8 +33,8 @@ co-expression of the type explains is taken out of both sides.
 
 Processes: genes that share a process of 10 to 300 genes with experimental support (GO), each
 against the genes of its own bin of detection (ten bins); genes with five partners or more. Role
-profile: for each process with ten genes measured (313, 63 and 132 in the three pairs for seed 0), z of
-Mann and Whitney's test of its genes among all partners; the difference between two types, means
+profile: for each process with ten genes measured (313, 63 and 132 in the three pairs for seed 0), z
+of Mann and Whitney's test of its genes among all partners; the difference between two types, means
 of genes and of processes taken out. Rank: how many other genes are less like the gene's own
 profile (.5 by chance). Gene score: how much the partners differ between types, noise taken out
 by halves of the cells; Spearman, level and detection in both studies and their squares taken
