@@ -106,9 +106,10 @@ def keep_index(path: Path, base: Path) -> None:
 def refit(path: Path, card: str, data: Path, seed: int) -> None:
     """Fit calibration and index of the model at `path` anew; its network stays as it is."""
     from scgp.device import resolve_device
-    from scgp.train import _fold_fitter, _set_statistics, _start
+    from scgp.train import _fold_fitter
     from scgp.training.calibrate import calibrate, reference_of
     from scgp.training.objective import term_tables
+    from scgp.training.start import set_statistics, start_model
 
     model = scgp.Model.load(path)
     model.markers = default_markers(data, model.genes)
@@ -119,9 +120,9 @@ def refit(path: Path, card: str, data: Path, seed: int) -> None:
         drawn=read_drawn(data / "pseudobulk", seed=seed),
     )  # fmt: skip
     types = term_tables(corpus, model.phenotypes)["type"]
-    start = _start(None, model.genes, model.phenotypes, model.config, seed)
+    start = start_model(None, model.genes, model.phenotypes, model.config, seed)
     start.markers = model.markers
-    _set_statistics(start.network, corpus, types)
+    set_statistics(start.network, corpus, types)
     fit = _fold_fitter(start, TrainConfig(seed=seed), resolve_device(None), progress=True)
     fusion = calibrate(corpus, types, fit=fit, seed=seed)
     model.details["calibration"] = fusion.to_dict()

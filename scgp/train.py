@@ -35,13 +35,8 @@ from scgp.training.loop import fit_network
 from scgp.training.mean_profiles import profiles_of
 from scgp.training.objective import TermTable, term_tables
 from scgp.training.seen import described, seen_studies, warn_of_seen
+from scgp.training.start import adds_view, set_components, set_means, set_statistics, start_model
 from scgp.training.together import Processes
-from scgp.training.within_types import components_within_types
-
-#: A gene's tokens compete by value / (mean value + this): rare genes in shallow cells stay apart.
-_PRIOR_VALUE = 0.3
-#: CP10k added to the mean of a gene before its logarithm is taken.
-_LEAST_MEAN = 1e-3
 
 
 def train(
@@ -175,8 +170,8 @@ def train(
     processes = Processes.plan(devices, num_nodes, strategy, on)
     if base is not None and not isinstance(base, Model):
         base = Model.load(base)
-    model = _start(base, genes, phenotypes, config, settings.seed)
-    adds_view = base is not None and _adds_view(base.config, model.config)
+    model = start_model(base, genes, phenotypes, config, settings.seed)
+    view_added = base is not None and adds_view(base.config, model.config)
     processes.check_batches(settings, model.config)
     model.markers = _checked(markers, model)
     if base is None and settings.pool_steps == 0 and model.config.trained_on_top:
@@ -202,11 +197,11 @@ def train(
     seen, seen_types = _excerpt(corpus, tables["type"], settings.seed)
     work = out.with_name(out.name + ".training")
     if base is None:
-        _set_statistics(model.network, seen, tables["type"])
-    if (base is None or config is not None) and not adds_view:
-        _set_means(model.network, seen)
+        set_statistics(model.network, seen, tables["type"])
+    if (base is None or config is not None) and not view_added:
+        set_means(model.network, seen)
     if base is None or model.config != base.config:  # else the view is trained on
-        _set_components(model.network, seen, seen_types, settings.seed)
+        set_components(model.network, seen, seen_types, settings.seed)
     kept = model.details.get("calibration")
     fusion = without_promises(Fusion.from_dict(kept)) if kept else None
     if calibrate_on_studies and processes.rank == 0:
@@ -219,7 +214,7 @@ def train(
     fit_network(
         model, corpus, tables, settings, device=on, work=work, resume=resume,
         progress=progress and processes.rank == 0, processes=processes,
-        keep_embeddings=adds_view and not settings.pool_steps,
+        keep_embeddings=view_added and not settings.pool_steps,
     )  # fmt: skip
     if processes.rank:
         corpus.close()
@@ -268,74 +263,6 @@ def _excerpt(corpus: Corpus, types: TermTable, seed: int) -> tuple[Corpus, TermT
     return (corpus, types) if rows is None else (corpus.part(rows), types.part(rows))
 
 
-def _start(
-    base: Model | None,
-    genes: GeneVocabulary | None,
-    phenotypes: Phenotypes | None,
-    config: ModelConfig | None,
-    seed: int,
-) -> Model:
-    """Return the model that training starts from: `base`, or an untrained one."""
-    if base is not None:
-        if genes is not None or phenotypes is not None:
-            msg = "base= brings its own genes and phenotypes; pass either it or them"
-            raise ArgumentError(msg)
-        network = _continued(base, config, seed)
-        return Model(
-            network.config, network, base.genes, base.phenotypes, markers=base.markers,
-            details={**base.details, "base": base.fingerprint},
-        )  # fmt: skip
-    default = Model.default()  # before the seed: reading it makes a network, which draws numbers
-    genes = genes or default.genes
-    phenotypes = phenotypes or default.phenotypes
-    config = config or ModelConfig(n_genes=genes.n_genes, text_dim=phenotypes.width)
-    torch.manual_seed(seed)
-    markers = default.markers if genes.fingerprint == default.genes.fingerprint else None
-    return Model(config, CellTransformer(config), genes, phenotypes, markers=markers)
-
-
-def _continued(start: Model, config: ModelConfig | None, seed: int) -> CellTransformer:
-    """Return a copy of a network, or with another config its pooled view and new other parts.
-
-    A reader of genes that is only given a linear view is kept.
-    """
-    if config is None or _same_shape(config, start.config):
-        network = CellTransformer(start.config)
-        network.load_state_dict(start.network.state_dict())
-        return network
-    torch.manual_seed(seed)
-    network = CellTransformer(config)
-    state, own = start.network.state_dict(), network.state_dict()
-    kept = {
-        name: tensor
-        for name, tensor in state.items()
-        if name.split(".")[0] in (*CellTransformer.POOLED, "gene_weight_G", "text_mean")
-        or _adds_view(start.config, config)
-    }
-    odd = [name for name, tensor in kept.items() if own[name].shape != tensor.shape]
-    if odd or not (start.config.pooled_alone and config.pooled_alone):
-        msg = (
-            "config= may add another transformer to a base whose vectors of cells are the pooled "
-            f"view's; these differ otherwise: {odd or ['token_slots']}"
-        )
-        raise ArgumentError(msg)
-    network.load_state_dict({**own, **kept})
-    return network
-
-
-def _same_shape(one: ModelConfig, other: ModelConfig) -> bool:
-    """Tell whether two configs are of one network: without a reader it has no linear view."""
-    if one.context_layers == 0:
-        one = dataclasses.replace(one, context_components=other.context_components)
-    return one == other
-
-
-def _adds_view(start: ModelConfig, config: ModelConfig) -> bool:
-    """Tell whether a config gives the reader of genes of another one a linear view, and no more."""
-    same = dataclasses.replace(start, context_components=config.context_components) == config
-    return same and start.context_layers > 0 == start.context_components < config.context_components
-
-
 def _checked(markers: Markers | None, model: Model) -> Markers:
     """Return the marker genes to keep; those of the start where none are given."""
     if markers is None:
@@ -350,50 +277,6 @@ def _checked(markers: Markers | None, model: Model) -> Markers:
         )
         raise ArgumentError(msg)
     return markers
-
-
-def _set_statistics(network: CellTransformer, corpus: Corpus, types: TermTable) -> None:
-    """Set what the network takes from the corpus: weights of genes, the mean text."""
-    sum_G = np.zeros(network.config.n_genes)
-    for _, block in corpus.blocks():
-        total_B = np.maximum(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel(), 1.0)
-        scale = np.repeat(1e4 / total_B, np.diff(block.indptr))
-        block.data = np.log1p(block.data * scale.astype(np.float32))
-        sum_G += np.asarray(block.sum(axis=0)).ravel()
-    mean_G = sum_G / corpus.n_cells
-    network.gene_weight_G.copy_(torch.from_numpy(1 / (mean_G + _PRIOR_VALUE)).half().float())
-    text_TW = types.text_TW[types.text_TW.any(dim=1)]
-    if len(text_TW):
-        network.text_mean.copy_(text_TW.mean(0).half().float())
-
-
-def _set_means(network: CellTransformer, corpus: Corpus) -> None:
-    """Start the predicted expression of every gene at its mean over the cells that measure it."""
-    if network.context is None:
-        return
-    real = np.flatnonzero(~corpus.drawn_N)
-    sum_G, n_G = np.zeros(network.config.n_genes), np.zeros(network.config.n_genes)
-    for source, measured_G in enumerate(corpus.measured_SG):
-        rows = real[corpus.source_N[real] == source]
-        for _, block in corpus.blocks(rows):
-            counts = block.astype(np.float64)
-            total_B = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
-            sum_G += np.asarray(counts.T @ (1e4 / total_B)).ravel()
-        n_G += len(rows) * measured_G
-    mean_G = sum_G / np.maximum(n_G, 1)
-    with torch.no_grad():
-        start = torch.from_numpy(np.log(mean_G + _LEAST_MEAN)).half().float()
-        network.context.mean_G[: len(mean_G)] = start
-
-
-def _set_components(network: CellTransformer, corpus: Corpus, types: TermTable, seed: int) -> None:
-    """Start the linear view of a reader of genes at what cells of one type differ in."""
-    context = network.context
-    if context is None or context.component is None:
-        return
-    n_components = context.component.embedding_dim
-    axis_GC = components_within_types(corpus, types.cell_N, n_components, seed=seed)
-    context.start_components(torch.from_numpy(axis_GC))
 
 
 def _fold_fitter(

@@ -21,9 +21,9 @@ from scgp.errors import ArgumentError
 from scgp.model.checkpoint import Model
 from scgp.model.config import ModelConfig, TrainConfig
 from scgp.model.network import CellTransformer
-from scgp.train import _same_shape, _set_components, _set_means
-from scgp.training import loop
+from scgp.training import loop, start
 from scgp.training.objective import term_tables
+from scgp.training.start import same_shape, set_components, set_means
 from scgp.training.within_types import components_within_types
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -41,7 +41,6 @@ SHORT = TrainConfig(
 )  # fmt: skip
 ON_TOP = replace(SHORT, pool_steps=0)
 NONE = {"genes": None, "phenotypes": None, "config": None}
-TRAIN = sys.modules["scgp.train"]  # of which `scgp` has the function by the same name
 
 
 def make_cells(n_each=20, seed=0):
@@ -282,20 +281,20 @@ def test_a_linear_view_is_trained_on_from_where_it_stood(tmp_path, monkeypatch):
     cells, config = make_cells(n_each=60), replace(CONFIG, context_components=8)
     base = train(cells, tmp_path / "base", config=config)
     name = "context.component.weight"
-    start = CellTransformer(config)
-    monkeypatch.setattr(TRAIN, "components_within_types", lambda *_, **__: np.eye(N_GENES, 8))
+    axes = CellTransformer(config)
+    monkeypatch.setattr(start, "components_within_types", lambda *_, **__: np.eye(N_GENES, 8))
     for given in (None, config):
         options = NONE | {"base": base, "config": given}
         slow = replace(ON_TOP, learning_rate=1e-9)
         model = train(cells, tmp_path / f"{given is None}", **options, settings=slow)
         torch.testing.assert_close(weights(model)[name], weights(base)[name], rtol=0, atol=2e-3)
-    start.context.start_components(torch.eye(N_GENES, 8))
-    assert (weights(base)[name] - start.context.component.weight).abs().max() > 0.5
+    axes.context.start_components(torch.eye(N_GENES, 8))
+    assert (weights(base)[name] - axes.context.component.weight).abs().max() > 0.5
 
 
 def test_a_model_without_a_reader_has_the_shape_it_had_before_there_were_linear_views():
-    assert _same_shape(OLDER, replace(OLDER, context_components=0))
-    assert not _same_shape(CONFIG, replace(CONFIG, context_components=0))
+    assert same_shape(OLDER, replace(OLDER, context_components=0))
+    assert not same_shape(CONFIG, replace(CONFIG, context_components=0))
 
 
 def test_a_run_goes_on_where_the_start_of_the_linear_view_rounds_otherwise(tmp_path, monkeypatch):
@@ -316,7 +315,7 @@ def test_a_run_goes_on_where_the_start_of_the_linear_view_rounds_otherwise(tmp_p
     def otherwise(*args, **kwargs):
         return components_within_types(*args, **kwargs) + np.float32(1e-6)
 
-    monkeypatch.setattr(TRAIN, "components_within_types", otherwise)
+    monkeypatch.setattr(start, "components_within_types", otherwise)
     assert train(cells, tmp_path / "model", **options).fingerprint == whole.fingerprint
     elsewhere = train(cells, tmp_path / "elsewhere", **options)
     assert elsewhere.fingerprint != whole.fingerprint  # the test can fail
@@ -337,7 +336,7 @@ def test_predictions_start_at_the_mean_of_the_cells_that_measure_a_gene(cells):
         donor_key="donor", drawn=[drawn],
     )  # fmt: skip
     network = CellTransformer(CONFIG)
-    _set_means(network, corpus)
+    set_means(network, corpus)
     level = [1e4 * x / x.sum(axis=1, keepdims=True) for x in (cells.X.toarray(), fewer.X.toarray())]
     sum_G = level[0].sum(axis=0)
     sum_G[50:] += level[1].sum(axis=0)
@@ -345,7 +344,7 @@ def test_predictions_start_at_the_mean_of_the_cells_that_measure_a_gene(cells):
     found = network.context.mean_G.detach().numpy()
     np.testing.assert_allclose(found[:-1], np.log(sum_G / n_G + 1e-3), atol=0.01)
     assert found[-1] == 0
-    _set_means(CellTransformer(OLDER), corpus)  # which has nothing to set
+    set_means(CellTransformer(OLDER), corpus)  # which has nothing to set
 
 
 def test_the_linear_view_starts_at_what_cells_of_one_type_differ_in(tmp_path):
@@ -357,7 +356,7 @@ def test_the_linear_view_starts_at_what_cells_of_one_type_differ_in(tmp_path):
     types = term_tables(corpus, make_texts(TYPES))["type"]
     network = CellTransformer(replace(CONFIG, context_components=8))
     random_GC = network.context.component.weight.detach().clone()
-    _set_components(network, corpus, types, 3)
+    set_components(network, corpus, types, 3)
     axis_GC = components_within_types(corpus, types.cell_N, 8, seed=3)
     assert axis_GC.shape == (N_GENES, 8)
     found_GC = network.context.component.weight.detach().numpy()
@@ -372,9 +371,9 @@ def test_the_linear_view_starts_at_what_cells_of_one_type_differ_in(tmp_path):
     other = CellTransformer(replace(CONFIG, context_components=8))
     with torch.no_grad():
         other.context.component.weight.copy_(random_GC)
-    _set_components(other, few, term_tables(few, make_texts(TYPES))["type"], 3)
+    set_components(other, few, term_tables(few, make_texts(TYPES))["type"], 3)
     assert torch.equal(other.context.component.weight, random_GC)  # too few cells: as it was
-    _set_components(CellTransformer(OLDER), corpus, types, 3)  # which has nothing to set
+    set_components(CellTransformer(OLDER), corpus, types, 3)  # which has nothing to set
     options = {"settings": replace(SHORT, learning_rate=1e-9, seed=3)}
     model = train(
         cells, tmp_path / "model", config=replace(CONFIG, context_components=8), **options
