@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scgp.score import score_text
     from scgp.train import train
 
-__version__ = "0.19.0"
+__version__ = "0.19.1"
 
 __all__ = [
     "Model",

@@ -258,7 +258,7 @@ def test_tasks_of_slurm_train_together_or_each_alone(monkeypatch):
     """The variables are those that srun sets for the third of four tasks on two machines."""
     variables = {
         "JOB_ID": "1234567", "JOB_NAME": "train", "NTASKS": "4", "NTASKS_PER_NODE": "2",
-        "PROCID": "2", "LOCALID": "0", "NODEID": "1", "NODELIST": "node[1-2]",
+        "PROCID": "2", "LOCALID": "0", "NODEID": "1", "NODELIST": "node[1-2]", "STEP_ID": "0",
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
@@ -271,6 +271,25 @@ def test_tasks_of_slurm_train_together_or_each_alone(monkeypatch):
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     with pytest.raises(ArgumentError, match="--ntasks-per-node"):
         Processes.plan(2, 2, "auto", CPU)
+    monkeypatch.delenv("SLURM_STEP_ID")  # the script of a job, which srun has not started
+    assert Processes.plan(2, 1, "auto", CPU) == Processes(devices=2)
+    with pytest.raises(ArgumentError, match=r"nothing has started the processes.*srun"):
+        Processes.plan(1, 2, "auto", CPU)
+
+
+@pytest.mark.parametrize("per_node", [None, "4"])
+def test_one_process_in_a_job_for_several_tasks(monkeypatch, tmp_path, per_node):
+    """As in a notebook on a node, or by a script of sbatch without srun."""
+    variables = {
+        "JOB_ID": "1234567", "JOB_NAME": "train", "NTASKS": "4", "PROCID": "0", "LOCALID": "0",
+        "NODEID": "0", "NODELIST": "node1", "NTASKS_PER_NODE": per_node,
+    }  # fmt: skip
+    for name, value in variables.items():
+        if value is not None:
+            monkeypatch.setenv(f"SLURM_{name}", value)
+    settings = {"pool_steps": 2, "steps": 0, "batch_size": 15, "precision": "float32"}
+    train(tmp_path / "model", settings=settings)
+    assert len(history(tmp_path / "model")) == 2
 
 
 # ---- the parts ----

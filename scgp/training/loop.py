@@ -293,6 +293,7 @@ def _fit(
             devices=job.processes.devices if device.index is None else [device.index],
             num_nodes=job.processes.num_nodes,
             strategy=job.processes.strategy(ranks),
+            plugins=job.processes.plugins(),
             max_epochs=1,
             precision=_precision(settings, device),
             logger=False if work is None else CSVLogger(work, name="history", version=str(first)),

@@ -4,6 +4,7 @@ Owns what Lightning must know of processes. Knows neither network nor cells.
 """
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.environments import (
     ClusterEnvironment,
+    LightningEnvironment,
     LSFEnvironment,
     MPIEnvironment,
     SLURMEnvironment,
@@ -147,6 +149,14 @@ class Processes:
             broadcast_buffers=False,
         )
 
+    def plugins(self) -> list[Any]:
+        """Return what else Lightning's trainer is given: one process looks at no cluster.
+
+        It would take a job of SLURM for several tasks to have started it with others, and at a
+        signal save a checkpoint of its own, which is a pickle.
+        """
+        return [LightningEnvironment()] if self.size == 1 else []
+
     @contextlib.contextmanager
     def awaited(self) -> Iterator[None]:
         """Let the others wait for the block, if they run the script, and hear if it fails."""
@@ -246,10 +256,15 @@ def outside(
         # that srun is there and not used: then nothing did
         warnings.filterwarnings("ignore", message=".*srun", category=PossibleUserWarning)
         try:
-            found = [_made(kind) for kind in kinds if kind.detect()]
+            found = [_made(kind) for kind in kinds if _started_by(kind)]
         except RuntimeError as error:
             raise ArgumentError(str(error)) from error
     return next((e for e in found if e.world_size() > 1), None)
+
+
+def _started_by(kind: type[ClusterEnvironment]) -> bool:
+    """Whether this process is of that kind: for SLURM a task of srun, not the script of a job."""
+    return kind.detect() and (kind is not SLURMEnvironment or "SLURM_STEP_ID" in os.environ)
 
 
 def _made(kind: type[ClusterEnvironment]) -> ClusterEnvironment:
